@@ -1,0 +1,1 @@
+"""Evaluate bird's-eye-view detectors with the official nuScenes metrics."""

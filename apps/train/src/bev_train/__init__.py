@@ -1,0 +1,1 @@
+"""Train bird's-eye-view detectors."""

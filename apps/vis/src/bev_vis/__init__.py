@@ -1,0 +1,1 @@
+"""Pictures of what a bird's-eye-view detector sees."""

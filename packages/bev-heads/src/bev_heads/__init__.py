@@ -1,0 +1,1 @@
+"""Detection heads on bird's-eye-view features: targets, losses, decoding."""

@@ -1,0 +1,1 @@
+"""Camera geometry and lift-splat view transforms."""

@@ -1,0 +1,1 @@
+"""nuScenes for camera-only perception: index, data set, augmentation, evaluation, synthetic worlds."""

@@ -1,0 +1,1 @@
+"""Bird's-eye-view operators for PyTorch: lift-splat pooling, rotated and circle NMS, box overlap."""

@@ -1,0 +1,1 @@
+"""Recipes, detectors and checkpoints of the BEVDet family."""
