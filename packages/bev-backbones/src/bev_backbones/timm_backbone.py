@@ -1,0 +1,59 @@
+"""Any convolutional network of timm as an image backbone."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TimmBackbone"]
+
+
+class TimmBackbone(nn.Module):
+    """A timm model that gives feature maps at chosen strides.
+
+    Args:
+        name: timm model name, for instance ``resnet50`` (``timm.list_models("resnet*")`` lists them).
+        strides: the strides of the levels wanted, finest first; published R50 systems use 16 and 32.
+        pretrained: load timm's ImageNet weights (downloads them when they are not cached).
+        checkpointing: recompute activations in the backward pass to save memory.
+
+    Attributes:
+        channels: channels per level, so that a neck can size itself.
+        strides: network-input pixels per feature pixel, per level.
+
+    Raises:
+        ValueError: timm does not know the name, or the model has no level of a wanted stride.
+    """
+
+    def __init__(
+        self, name: str, *, strides: tuple[int, ...] = (16, 32), pretrained: bool = False, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.strides = strides
+        self.body = timm.create_model(
+            name, features_only=True, pretrained=pretrained, out_indices=_level_indices(name, strides)
+        )
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        if checkpointing:
+            self.body.set_grad_checkpointing(True)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (M, 3, H, W) -> one map per stride, (M, channels[i], H / strides[i], W / strides[i])."""
+        return self.body(images)
+
+
+def _level_indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions of the wanted strides among the levels of the timm model."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f", did you mean {' or '.join(near)}?" if near else ": timm.list_models() lists the known names"
+        raise ValueError(f"timm has no model {name!r}{hint}")
+    with torch.device("meta"):  # no memory, no initialisation: only to ask what levels there are
+        reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+    missing = [s for s in strides if s not in reductions]
+    if missing:
+        raise ValueError(f"{name} has levels of stride {reductions}, wanted {strides}: no level of stride {missing}")
+    return tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in strides)

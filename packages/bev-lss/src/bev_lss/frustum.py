@@ -1,0 +1,117 @@
+"""From feature pixels and depth bins to points in metres.
+
+Shapes: B samples, N cameras, D depth bins, h x w feature pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["DepthBins", "frustum_points", "points_to_ego"]
+
+
+@dataclass(frozen=True)
+class DepthBins:
+    """The depths, in metres, at which features are lifted.
+
+    Uniform bins stand at ``lower, lower + step, …`` below ``upper``. Log-spaced bins (spacing-increasing discretisation,
+    used by the stereo systems) keep that number of bins and run geometrically from ``lower`` to ``upper - 1``: the
+    published rule, which does not look at ``step`` for the last bin.
+    """
+
+    lower: float
+    upper: float
+    step: float
+    log_spaced: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.lower > 0 and self.step > 0 and self.upper > self.lower):
+            raise ValueError(f"depth bins need 0 < lower < upper and step > 0, in metres, got {self}")
+        if self.log_spaced and (self.count < 2 or self.upper - 1 <= self.lower):
+            raise ValueError(f"log-spaced depth bins need at least two bins and upper - 1 > lower, got {self}")
+
+    @property
+    def count(self) -> int:
+        """Number of bins D."""
+        return math.ceil((self.upper - self.lower) / self.step)
+
+    def values(self) -> Tensor:
+        """The depths: (D,) float32 metres."""
+        if not self.log_spaced:
+            return torch.arange(self.lower, self.upper, self.step, dtype=torch.float32)
+        lower, upper = torch.tensor([self.lower, self.upper])
+        fraction = torch.arange(self.count).float() / (self.count - 1)
+        return torch.exp(torch.log(lower) + fraction * torch.log((upper - 1) / lower))
+
+
+def frustum_points(feature_size: tuple[int, int], stride: int, bins: DepthBins) -> Tensor:
+    """Network-input pixel and depth of every feature pixel and bin: (D, h, w, 3) float32 as (u px, v px, depth m).
+
+    Published rule: the h x w samples run from the first to the last pixel of the network input (linspace(0, W-1, w)),
+    they are not the centres of the feature cells.
+    """
+    height, width = feature_size
+    u = _pixel_positions(width, stride)
+    v = _pixel_positions(height, stride)
+    depth, v, u = torch.meshgrid(bins.values(), v, u, indexing="ij")
+    return torch.stack((u, v, depth), dim=-1)
+
+
+def points_to_ego(
+    frustum: Tensor,  # (D, h, w, 3) u px, v px, depth m
+    cam_to_key_ego: Tensor,  # (B, N, 4, 4)
+    intrinsics: Tensor,  # (B, N, 3, 3)
+    image_aug: Tensor,  # (B, N, 3, 3)
+    bev_aug: Tensor,  # (B, 3, 3)
+) -> Tensor:
+    """Frustum points in the augmented key-ego frame: (B, N, D, h, w, 3) float32 metres.
+
+    Follows the order of operations of the published code, so that points fall on the same side of every cell border.
+    """
+    lead = (*intrinsics.shape[:2], 1, 1, 1)
+    rotation, translation = _split_affine(image_aug)
+    pixels = frustum - translation.view(*lead, 3)
+    pixels = _transform(torch.linalg.inv(rotation).view(*lead, 3, 3), pixels)
+    rays = torch.cat((pixels[..., :2] * pixels[..., 2:], pixels[..., 2:]), dim=-1)
+    pixel_to_ego = cam_to_key_ego[..., :3, :3] @ torch.linalg.inv(intrinsics)
+    points = _transform(pixel_to_ego.view(*lead, 3, 3), rays) + cam_to_key_ego[..., :3, 3].view(*lead, 3)
+    return _transform(bev_aug.view(-1, 1, 1, 1, 1, 3, 3), points)
+
+
+def _pixel_positions(count: int, stride: int, lanes: int = 8) -> Tensor:
+    """``count`` positions from 0 to the last pixel of ``count * stride``: (count,) float32.
+
+    Equal to torch.linspace but for the last bit, which in torch depends on the processor's vector width. The published
+    systems were built with 8 lanes: each full group of 8 counts from its own first value, groups that start in the
+    second half count down from the end. Fixed here, the same points fall into the same cells everywhere.
+    """
+    index = torch.arange(count)
+    grouped = index < count - count % lanes
+    first = torch.where(grouped, index - index % lanes, index)
+    end = torch.tensor(float(count * stride - 1))
+    step = end / max(count - 1, 1)
+    base = torch.where(first < max(count // 2, 1), step * first, end - step * (count - 1 - first))
+    return base + step * (index - first)
+
+
+def _transform(matrix: Tensor, points: Tensor) -> Tensor:
+    """matrix (..., 3, 3) times points (..., 3), broadcast.
+
+    Written out, because library matrix products may fuse multiply and add: then a point on a cell border falls on
+    another side from one machine to the next.
+    """
+    columns = (matrix * points.unsqueeze(-2)).unbind(-1)
+    return columns[0] + columns[1] + columns[2]
+
+
+def _split_affine(image_aug: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear part (B, N, 3, 3), depth untouched, and translation (B, N, 3) of image_aug (B, N, 3, 3)."""
+    rotation = image_aug.clone()
+    rotation[..., :2, 2] = 0
+    translation = image_aug[..., :, 2].clone()
+    translation[..., 2] = 0
+    return rotation, translation
