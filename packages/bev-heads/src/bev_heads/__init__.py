@@ -1,1 +1,29 @@
 """Detection heads on bird's-eye-view features: targets, losses, decoding."""
+
+from .box_code import CenterOutput, decode_boxes, encode_boxes, gather_codes
+from .center_head import CenterHead
+from .decode import decode_centers
+from .detections import Detections
+from .losses import center_loss, gaussian_focal_loss, mean_over_processes
+from .options import CenterLossOptions, CenterTargetOptions, DecodeOptions, NmsOptions
+from .targets import CenterTargets, center_targets, gaussian_radius
+
+__all__ = [
+    "CenterHead",
+    "CenterLossOptions",
+    "CenterOutput",
+    "CenterTargetOptions",
+    "CenterTargets",
+    "DecodeOptions",
+    "Detections",
+    "NmsOptions",
+    "center_loss",
+    "center_targets",
+    "decode_boxes",
+    "decode_centers",
+    "encode_boxes",
+    "gather_codes",
+    "gaussian_focal_loss",
+    "gaussian_radius",
+    "mean_over_processes",
+]

@@ -1,1 +1,57 @@
 """nuScenes for camera-only perception: index, data set, augmentation, evaluation, synthetic worlds."""
+
+from .batch import Batch, Sample, collate
+from .bev_augmentation import BevAugmentation, BevTransform, boxes_in_range, wrap_yaw
+from .build import DataOptions, build_index, default_index_path, open_index
+from .dataset import Draw, NuscenesDataset
+from .errors import DataError
+from .evaluation import ClassMetrics, Metrics, TpErrors, evaluate
+from .image_augmentation import PIXEL_MEAN, PIXEL_STD, ImageAugmentation, ImageTransform, normalize_image
+from .index import BoxTable, CameraTable, FrameTable, IndexInfo, LidarTable, NuscenesIndex, SceneTable
+from .lidar_depth import lidar_depth_maps
+from .sampling import ClassBalancedSampler, EpochSampler, class_balanced_indices
+from .submission import SubmissionWriter, attribute_names, write_submission
+from .taxonomy import ATTRIBUTES, CAMERAS, CLASSES
+
+__all__ = [
+    "ATTRIBUTES",
+    "CAMERAS",
+    "CLASSES",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "Batch",
+    "BevAugmentation",
+    "BevTransform",
+    "BoxTable",
+    "CameraTable",
+    "ClassBalancedSampler",
+    "ClassMetrics",
+    "DataError",
+    "DataOptions",
+    "Draw",
+    "EpochSampler",
+    "FrameTable",
+    "ImageAugmentation",
+    "ImageTransform",
+    "IndexInfo",
+    "LidarTable",
+    "Metrics",
+    "NuscenesDataset",
+    "NuscenesIndex",
+    "Sample",
+    "SceneTable",
+    "SubmissionWriter",
+    "TpErrors",
+    "attribute_names",
+    "boxes_in_range",
+    "build_index",
+    "class_balanced_indices",
+    "collate",
+    "default_index_path",
+    "evaluate",
+    "lidar_depth_maps",
+    "normalize_image",
+    "open_index",
+    "wrap_yaw",
+    "write_submission",
+]

@@ -1,0 +1,90 @@
+"""Samples and batches.
+
+Legend: B samples, T frames (newest first), N cameras, H and W the network-input size, M boxes of one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Sample", "collate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One key frame with its history, ready for a model.
+
+    Attributes:
+        token: sample token.
+        images: (T, N, 3, H, W) float32, normalised.
+        cameras: ``intrinsics`` (T, N, 3, 3), ``cam_to_ego`` (T, N, 4, 4), ``ego_to_global`` (T, N, 4, 4),
+            ``image_aug`` (T, N, 3, 3), ``bev_aug`` (3, 3); float32.
+        boxes: (M, 9) float32: centre x, y, z, length, width, height, yaw, vx, vy in the (augmented) ego frame of
+            CAM_FRONT; metres, radians, metres per second.
+        labels: (M,) int64, positions in CLASSES.
+        box_to_global: (4, 4) float64, the frame of the boxes before BEV augmentation to the global frame.
+        depth: (N, H, W) float32 metres from LiDAR, 0 where unknown; None unless asked for.
+    """
+
+    token: str
+    images: Tensor
+    cameras: dict[str, Tensor]
+    boxes: Tensor
+    labels: Tensor
+    box_to_global: Tensor
+    depth: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples stacked along a new first axis B; ``boxes``, ``labels`` and ``tokens`` are lists over the samples.
+
+    ``cameras`` has exactly the fields of ``bev_lss.CameraRig``: ``CameraRig(**batch.cameras)``.
+    """
+
+    tokens: list[str]
+    images: Tensor  # (B, T, N, 3, H, W)
+    cameras: dict[str, Tensor]  # as in Sample, with B in front
+    boxes: list[Tensor]  # (M, 9) each
+    labels: list[Tensor]  # (M,) each
+    box_to_global: Tensor  # (B, 4, 4) float64
+    depth: Tensor | None = None  # (B, N, H, W)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Batch with what a model reads on ``device``; ``box_to_global`` stays, only submissions need it."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls it."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            images=function(self.images),
+            cameras={name: function(tensor) for name, tensor in self.cameras.items()},
+            boxes=[function(boxes) for boxes in self.boxes],
+            labels=[function(labels) for labels in self.labels],
+            depth=None if self.depth is None else function(self.depth),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of equal shape into a batch; the ``collate_fn`` of a DataLoader."""
+    depth = [sample.depth for sample in samples if sample.depth is not None]
+    return Batch(
+        tokens=[sample.token for sample in samples],
+        images=torch.stack([sample.images for sample in samples]),
+        cameras={name: torch.stack([sample.cameras[name] for sample in samples]) for name in samples[0].cameras},
+        boxes=[sample.boxes for sample in samples],
+        labels=[sample.labels for sample in samples],
+        box_to_global=torch.stack([sample.box_to_global for sample in samples]),
+        depth=torch.stack(depth) if depth else None,
+    )

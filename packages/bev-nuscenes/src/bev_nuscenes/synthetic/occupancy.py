@@ -1,0 +1,187 @@
+"""Occupancy ground truth in the format of Occ3D-nuScenes: labels.npz with semantics, mask_lidar and mask_camera.
+
+Arrays are (X, Y, Z) = (200, 200, 16) uint8 in the ego frame of the LiDAR's time stamp: x and y from -40 to 40 m, z
+from -1 to 5.4 m, cells of 0.4 m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .calibration import IMAGE_SIZE, SensorCalibration, invert_transform
+from .geometry import SceneGeometry
+from .road import Surface, surface_at
+
+LOWER = np.array([-40.0, -40.0, -1.0])
+CELL = 0.4
+SHAPE = (200, 200, 16)
+FREE = 17
+
+LABELS: dict[str, int] = {
+    "barrier": 1,
+    "bicycle": 2,
+    "bus": 3,
+    "car": 4,
+    "construction_vehicle": 5,
+    "motorcycle": 6,
+    "pedestrian": 7,
+    "traffic_cone": 8,
+    "trailer": 9,
+    "truck": 10,
+    "manmade": 15,
+    "vegetation": 16,
+}
+_GROUND_LABELS = {Surface.DRIVEABLE: 11, Surface.SIDEWALK: 13, Surface.TERRAIN: 14}
+_SAMPLE_STEP = 0.2  # metres between the points a face is sampled at
+_SLACK = 0.35  # metres a cell's centre may lie behind the surface that makes it occupied
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """The three arrays of labels.npz, each (200, 200, 16) uint8; masks are 1 where a sensor observed the cell."""
+
+    semantics: np.ndarray
+    mask_lidar: np.ndarray
+    mask_camera: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write labels.npz; equal arrays give equal bytes."""
+        np.savez_compressed(path, semantics=self.semantics, mask_lidar=self.mask_lidar, mask_camera=self.mask_camera)
+
+
+@dataclass(frozen=True)
+class CameraDepth:
+    """A camera's depth image (H, W) and its pose at its own time stamp."""
+
+    camera: SensorCalibration
+    ego_to_global: np.ndarray
+    depth: np.ndarray
+
+
+def make_occupancy(
+    geometry: SceneGeometry,
+    ego_to_global: np.ndarray,
+    time: float,
+    lidar_to_ego: np.ndarray,
+    lidar_points: np.ndarray,
+    cameras: Sequence[CameraDepth],
+) -> Occupancy:
+    """Label every cell by what fills it, and mark the cells that LiDAR rays (N, 3) and camera pixels reached."""
+    semantics = _label_cells(geometry, ego_to_global, time)
+    origin = lidar_to_ego[:3, 3]
+    hits = np.einsum("ij,nj->ni", lidar_to_ego[:3, :3], lidar_points) + origin
+    return Occupancy(semantics, _lidar_mask(origin, hits), _camera_mask(ego_to_global, cameras))
+
+
+def cell_centers() -> np.ndarray:
+    """(X, Y, Z, 3) centres of the cells in the ego frame, metres."""
+    axes = [LOWER[axis] + CELL * (np.arange(SHAPE[axis]) + 0.5) for axis in range(3)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def _label_cells(geometry: SceneGeometry, ego_to_global: np.ndarray, time: float) -> np.ndarray:
+    """Ground at z = 0, then scenery, then actors, each column of an object filled from its lowest to its highest face."""
+    semantics = np.full(SHAPE, FREE, dtype=np.uint8)
+    centers = cell_centers()[:, :, 0, :2]
+    x, y = (centers @ ego_to_global[axis, :2] + ego_to_global[axis, 3] for axis in (0, 1))
+    _, d = geometry.scene.road.to_road(x, y)
+    height = -(ego_to_global[2, 3] + centers @ ego_to_global[2, :2]) / ego_to_global[2, 2]
+    layer = np.floor((height - LOWER[2]) / CELL).astype(np.int64)
+    ground = np.array([_GROUND_LABELS[surface] for surface in Surface], dtype=np.uint8)[surface_at(d)]
+    column = np.indices(layer.shape)
+    semantics[column[0], column[1], layer.clip(0, SHAPE[2] - 1)] = ground
+    lowest, highest = _column_extents(geometry, ego_to_global, time)
+    level = np.arange(SHAPE[2])
+    for label in (LABELS["manmade"], LABELS["vegetation"], *range(1, 11)):
+        x, y = np.nonzero(highest[label] >= 0)
+        filled = (level >= lowest[label, x, y, None]) & (level <= highest[label, x, y, None])
+        semantics[x, y] = np.where(filled, np.uint8(label), semantics[x, y])
+    return semantics
+
+
+def _column_extents(geometry: SceneGeometry, ego_to_global: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest cell of every label in every column, (18, X, Y) int64; highest is -1 where there is none."""
+    offset = geometry.poses(time)[:, :2] - ego_to_global[:2, 3]
+    near = np.hypot(*offset.T) < 60.0 + geometry.radii
+    faces = geometry.faces_in(invert_transform(ego_to_global), time, near)
+    kinds = [actor.kind for actor in geometry.scene.actors] + [prop.kind for prop in geometry.scene.props]
+    level = faces.corners[..., :2]
+    faces = faces.select(((level.max(axis=1) > LOWER[:2]) & (level.min(axis=1) < -LOWER[:2])).all(axis=1))
+    labels = np.array([LABELS[kind] for kind in kinds], dtype=np.int64)[faces.owners]
+    lowest = np.full((FREE + 1, *SHAPE[:2]), SHAPE[2], dtype=np.int64)
+    highest = np.full((FREE + 1, *SHAPE[:2]), -1, dtype=np.int64)
+    face, points = _sample_faces(faces.corners, faces.normals)
+    cell = np.floor((points - LOWER) / CELL).astype(np.int64)
+    cell[:, 2] = cell[:, 2].clip(0, SHAPE[2])  # what is higher fills its column up to the top
+    inside = ((cell[:, :2] >= 0) & (cell[:, :2] < SHAPE[:2])).all(axis=1)
+    place = np.ravel_multi_index((labels[face[inside]], cell[inside, 0], cell[inside, 1]), lowest.shape)
+    np.minimum.at(lowest.ravel(), place, cell[inside, 2])
+    np.maximum.at(highest.ravel(), place, cell[inside, 2])
+    return lowest, highest
+
+
+def _sample_faces(corners: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points spread over faces (F, V, 3), no farther apart than _SAMPLE_STEP: the face of each point, and (P, 3) points."""
+    u = np.cross(normals, np.where(np.abs(normals[:, 2:]) > 0.9, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    v = np.cross(normals, u)
+    reach = [np.einsum("fvi,fi->fv", corners, axis) for axis in (u, v)]
+    low, extent = [r.min(axis=1) for r in reach], [np.ptp(r, axis=1) for r in reach]
+    steps = [np.maximum(np.ceil(e / _SAMPLE_STEP).astype(np.int64), 1) for e in extent]
+    count = (steps[0] + 1) * (steps[1] + 1)
+    face = np.repeat(np.arange(len(corners)), count)
+    place = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+    part_u, part_v = place // (steps[1] + 1)[face] / steps[0][face], place % (steps[1] + 1)[face] / steps[1][face]
+    along_n = np.einsum("fi,fi->f", corners[:, 0], normals)
+    points = u[face] * (low[0][face] + part_u * extent[0][face])[:, None]
+    points += v[face] * (low[1][face] + part_v * extent[1][face])[:, None]
+    points += normals[face] * along_n[face, None]
+    inward = np.cross(normals[:, None], np.roll(corners, -1, axis=1) - corners)
+    limit = np.einsum("fvi,fvi->fv", inward, corners)
+    inside = np.ones(len(face), dtype=bool)
+    for edge in range(corners.shape[1]):
+        inside &= np.einsum("pi,pi->p", inward[:, edge][face], points) >= limit[:, edge][face] - 1e-6
+    return face[inside], points[inside]
+
+
+def _lidar_mask(origin: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Cells that the rays from the sensor to its hits (N, 3) pass through or end in, ego frame."""
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    steps = 1.0 - np.arange(0.0, 1.0, CELL / 2 / 58.0)  # 58 m: the sensor to a corner of the grid
+    reach = np.linalg.norm(hits - origin, axis=1)
+    start = origin.astype(np.float32)
+    for distance in 58.0 * steps:
+        along = np.minimum(distance / reach, 1.0)[reach > distance - CELL / 2]
+        points = start + (hits[reach > distance - CELL / 2] - origin).astype(np.float32) * along[:, None].astype(np.float32)
+        cell = np.floor((points - LOWER.astype(np.float32)) * np.float32(1.0 / CELL)).astype(np.int32)
+        inside = ((cell >= 0) & (cell < SHAPE)).all(axis=1)
+        mask[tuple(cell[inside].T)] = 1
+    return mask
+
+
+def _camera_mask(ego_to_global: np.ndarray, cameras: Sequence[CameraDepth]) -> np.ndarray:
+    """Cells whose centre is in a camera's image and not behind what the pixel shows."""
+    centers = np.ascontiguousarray(cell_centers().reshape(-1, 3).T.astype(np.float32))
+    mask = np.zeros(centers.shape[1], dtype=bool)
+    width, height = IMAGE_SIZE
+    for view in cameras:
+        ego_to_camera = invert_transform(view.ego_to_global @ view.camera.sensor_to_ego) @ ego_to_global
+        projection = (view.camera.intrinsics @ ego_to_camera[:3]).astype(np.float32)
+        candidates = np.flatnonzero(_row(projection[2], centers) > 0.5)
+        points = centers[:, candidates]
+        depth = _row(projection[2], points)
+        u, v = (np.rint(_row(projection[axis], points) / depth) for axis in (0, 1))
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        candidates, depth = candidates[inside], depth[inside]
+        shown = view.depth[v[inside].astype(np.int32), u[inside].astype(np.int32)]
+        mask[candidates[shown > depth - _SLACK]] = True
+    return mask.reshape(SHAPE).astype(np.uint8)
+
+
+def _row(coefficients: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """One row of an affine map (4,) applied to points (3, N)."""
+    return coefficients[0] * points[0] + coefficients[1] * points[1] + coefficients[2] * points[2] + coefficients[3]

@@ -1,0 +1,79 @@
+"""The road all scenes happen on: an arc of constant curvature with a fixed cross-section.
+
+Road coordinates are (s, d): s metres along the centre line, d metres to its left. Traffic keeps right, so the ego
+car and its lanes have negative d.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+LANE_CENTERS = (1.75, 5.25)  # |d| of the two driving lanes of each direction
+LANE_EDGE = 7.0
+BIKE_LANE_CENTER = 7.85
+BIKE_LANE_EDGE = 8.7
+PARKING_CENTER = 9.95
+PARKING_EDGE = 11.2
+SIDEWALK_EDGE = 15.2
+VERGE_EDGE = 18.0  # buildings begin behind it
+BAY_LENGTH = 6.5  # distance of the parking bays' marks along the road
+
+
+class Surface(IntEnum):
+    """What the ground is made of at some |d|."""
+
+    DRIVEABLE = 0
+    SIDEWALK = 1
+    TERRAIN = 2
+
+
+@dataclass(frozen=True)
+class Road:
+    """An arc through `origin` (x, y metres, global frame) where it heads for `heading` (radians).
+
+    `curvature` is in 1/metre, positive when the road turns left, never zero.
+    """
+
+    origin: tuple[float, float]
+    heading: float
+    curvature: float
+    crossings: tuple[float, ...] = ()  # s of the zebra crossings' middles
+
+    def to_global(self, s: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Global x, y (metres) and road heading (radians) of road coordinates; shapes broadcast."""
+        s, d = np.asarray(s, dtype=np.float64), np.asarray(d, dtype=np.float64)
+        angle = self.heading + self.curvature * s
+        reach = d - 1.0 / self.curvature
+        center_x, center_y = self.center
+        return center_x - np.sin(angle) * reach, center_y + np.cos(angle) * reach, angle
+
+    def to_road(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Road coordinates (s, d) of global points; exact inverse of `to_global`, in the dtype of x."""
+        center_x, center_y = self.center
+        side = np.copysign(1.0, self.curvature)
+        to_point_x, to_point_y = x - center_x, y - center_y
+        radius = np.sqrt(to_point_x * to_point_x + to_point_y * to_point_y)
+        d = 1.0 / self.curvature - side * radius
+        cos_h, sin_h = np.cos(self.heading), np.sin(self.heading)
+        # The left normal at the point is -side * to_point / radius; its angle against the normal at s = 0 is curvature * s.
+        along = side * (to_point_x * cos_h + to_point_y * sin_h)
+        across = side * (to_point_x * sin_h - to_point_y * cos_h)
+        return np.arctan2(along, across) / self.curvature, d
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Centre of the arc, global x and y in metres."""
+        x, y = self.origin
+        return x - np.sin(self.heading) / self.curvature, y + np.cos(self.heading) / self.curvature
+
+
+def surface_at(d: np.ndarray) -> np.ndarray:
+    """`Surface` value (uint8) of the ground at lateral positions d (metres, any shape)."""
+    distance = np.abs(d)
+    surface = np.full(distance.shape, Surface.TERRAIN, dtype=np.uint8)
+    surface[distance < SIDEWALK_EDGE] = Surface.SIDEWALK
+    surface[distance < PARKING_EDGE] = Surface.DRIVEABLE
+    return surface

@@ -1,0 +1,231 @@
+"""The definition of every operator in plain PyTorch, and the oracle of its tests.
+
+Each function takes the arguments of the operator of the same name (see the schemas in ``plan.py``, ``pool.py``,
+``overlap.py`` and ``nms.py``) and runs on any device.
+
+Letters of the shape comments: B samples, N cameras, D depth bins, C channels, h x w feature pixels, (X, Y, Z) grid
+cells, P = B*N*D*h*w frustum points, M and K boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+# Points are multiplied with their context row in slices of about this many numbers, so that memory stays bounded.
+_SLICE_NUMBERS = 1 << 24
+# Pairs of boxes whose overlap is computed at once; each needs some forty temporaries.
+_SLICE_PAIRS = 1 << 20
+
+
+def pool_plan(
+    points: Tensor,  # (B, N, D, h, w, 3) float32, metres
+    lower: Sequence[float],  # x, y, z
+    step: Sequence[float],  # x, y, z
+    size: Sequence[int],  # X, Y, Z
+    long_cell: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sorts frustum points into cells.
+
+    Returns:
+        cell_start (B*Z*Y*X + 1,): points of cell i stand at cell_start[i]:cell_start[i + 1] of the next two lists.
+        point_depth (P,): position in the flattened depth tensor, sorted by cell, stable; dropped points at the end.
+        point_pixel (P,): position in the flattened (B, N, h, w) pixels, same order.
+        long_cells (P // (long_cell + 1),): cells with more than ``long_cell`` points, filled up with -1.
+        cell_of_point (B, N, D, h, w): cell ((b*Z + z)*Y + y)*X + x of each point, -1 where it is dropped.
+        All int32.
+    """
+    b, n, d, h, w, _ = points.shape
+    cell = _cell_of_point(points, lower, step, size)
+    num_cells = b * size[0] * size[1] * size[2]
+    key, order = torch.sort(torch.where(cell < 0, num_cells, cell).flatten(), stable=True)
+    edges = torch.arange(num_cells + 1, dtype=torch.int32, device=points.device)
+    cell_start = torch.searchsorted(key, edges, out_int32=True)
+    pixel = torch.arange(b * n * h * w, dtype=torch.int32, device=points.device).view(b, n, 1, h, w)
+    pixel = pixel.expand(b, n, d, h, w).flatten()[order]
+    return cell_start, order.int(), pixel, _long_cells(cell_start, order.numel(), long_cell), cell
+
+
+def bev_pool(
+    depth: Tensor,  # (B, N, D, h, w)
+    context: Tensor,  # (B, N, C, h, w), same dtype
+    cell_start: Tensor,
+    point_depth: Tensor,
+    point_pixel: Tensor,
+    long_cells: Tensor,
+    cell_of_point: Tensor,
+    grid_size: Sequence[int],  # X, Y, Z
+    long_cell: int,
+) -> Tensor:
+    """Sums depth * context of the points of every cell, in the order of the plan: (B, C, Z, Y, X)."""
+    x, y, z = grid_size
+    b, channels = context.shape[0], context.shape[2]
+    rows = _pixel_rows(context)
+    weight = depth.reshape(-1).to(rows.dtype)
+    cell = cell_of_point.reshape(-1)
+    pooled = rows.new_zeros(b * z * y * x, channels)
+    for part in _slices(int(cell_start[-1]), channels):
+        point = point_depth[part].long()
+        lifted = weight[point, None] * rows[point_pixel[part].long()]
+        pooled.index_add_(0, cell[point].long(), lifted)
+    return pooled.view(b, z, y, x, channels).permute(0, 4, 1, 2, 3).to(context.dtype).contiguous()
+
+
+def bev_pool_backward(
+    grad: Tensor,  # (B, C, Z, Y, X)
+    depth: Tensor,  # (B, N, D, h, w)
+    context: Tensor,  # (B, N, C, h, w)
+    cell_of_point: Tensor,  # (B, N, D, h, w)
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``bev_pool`` for depth and context, in their shapes and dtypes."""
+    b, n, d, h, w = depth.shape
+    channels = context.shape[2]
+    rows = _pixel_rows(context)
+    weight = depth.reshape(-1).to(rows.dtype)
+    grad_rows = grad.movedim(1, -1).reshape(-1, channels).to(rows.dtype)
+    cell = cell_of_point.reshape(-1)
+    kept = torch.nonzero(cell >= 0).squeeze(1)
+    depth_grad = torch.zeros_like(weight)
+    rows_grad = torch.zeros_like(rows)
+    for part in _slices(kept.numel(), channels):
+        point = kept[part]
+        pixel = point // (d * h * w) * (h * w) + point % (h * w)
+        cell_grad = grad_rows[cell[point].long()]
+        depth_grad[point] = (cell_grad * rows[pixel]).sum(1)
+        rows_grad.index_add_(0, pixel, cell_grad * weight[point, None])
+    context_grad = rows_grad.view(b, n, h, w, channels).movedim(-1, 2)
+    return depth_grad.view(depth.shape).to(depth.dtype), context_grad.to(context.dtype).contiguous()
+
+
+def iou_rotated(
+    boxes_a: Tensor,  # (M, 5) x, y, length, width, yaw
+    boxes_b: Tensor,  # (K, 5)
+) -> Tensor:
+    """Intersection over union of every pair of rotated boxes: (M, K)."""
+    rows = max(1, _SLICE_PAIRS // max(1, boxes_b.shape[0]))
+    parts = [_iou_pairs(part[:, None], boxes_b[None]) for part in boxes_a.split(rows)]
+    return torch.cat(parts) if parts else boxes_a.new_zeros(0, boxes_b.shape[0])
+
+
+def nms_rotated(
+    boxes: Tensor,  # (M, 5) best first
+    threshold: float,
+) -> Tensor:
+    """Greedy suppression of boxes whose overlap with a kept, better one exceeds the threshold: (M,) bool."""
+    return _keep_greedily(iou_rotated(boxes, boxes) > threshold)
+
+
+def nms_circle(
+    centers: Tensor,  # (M, 2) best first
+    radius: float,
+) -> Tensor:
+    """Greedy suppression of centres within a squared distance of a kept, better one: (M,) bool."""
+    difference = centers[:, None] - centers[None]
+    squared = difference[..., 0] * difference[..., 0] + difference[..., 1] * difference[..., 1]
+    return _keep_greedily(squared.double() <= radius)
+
+
+def _cell_of_point(points: Tensor, lower: Sequence[float], step: Sequence[float], size: Sequence[int]) -> Tensor:
+    position = (points - points.new_tensor(lower)) / points.new_tensor(step)
+    # Truncation toward zero sends (-1, 0) to cell 0. The comparisons are false for NaN.
+    kept = ((position > -1) & (position < points.new_tensor(size))).all(-1)
+    x, y, z = torch.where(kept[..., None], position, 0).to(torch.int32).unbind(-1)
+    sample = torch.arange(points.shape[0], dtype=torch.int32, device=points.device).view(-1, 1, 1, 1, 1)
+    return torch.where(kept, ((sample * size[2] + z) * size[1] + y) * size[0] + x, -1)
+
+
+def _long_cells(cell_start: Tensor, num_points: int, long_cell: int) -> Tensor:
+    slots = num_points // (long_cell + 1)
+    is_long = cell_start.diff() > long_cell
+    # Other cells are sent to one spare slot at the end, which is cut off.
+    slot = torch.where(is_long, is_long.cumsum(0) - 1, slots)
+    cells = torch.arange(is_long.numel(), dtype=torch.int32, device=cell_start.device)
+    listed = torch.full((slots + 1,), -1, dtype=torch.int32, device=cell_start.device)
+    return listed.scatter_(0, slot, cells)[:slots].clone()
+
+
+def _pixel_rows(context: Tensor) -> Tensor:
+    """(B, N, C, h, w) -> (B*N*h*w, C) in the type sums are taken in."""
+    rows = context.movedim(2, -1).reshape(-1, context.shape[2])
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def _slices(count: int, channels: int) -> Iterator[slice]:
+    length = max(1, _SLICE_NUMBERS // max(1, channels))
+    return (slice(start, min(start + length, count)) for start in range(0, count, length))
+
+
+def _iou_pairs(a: Tensor, b: Tensor) -> Tensor:
+    area_a = a[..., 2].clamp(min=0) * a[..., 3].clamp(min=0)
+    area_b = b[..., 2].clamp(min=0) * b[..., 3].clamp(min=0)
+    shared = _intersection(a, b).clamp(min=0).minimum(area_a).minimum(area_b)
+    iou = shared / (area_a + area_b - shared)
+    # False for NaN: a box without area, or with a coordinate that is not finite, overlaps nothing.
+    return torch.where((shared > 0) & (iou > 0), iou, 0)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area of the intersection of rotated rectangles, by Green's theorem.
+
+    Seen from b, whose sides lie along the axes, clamping a point to b maps everything outside onto b's border. The
+    area of the intersection is therefore the integral of clamp(x) d clamp(y) along the four edges of a. Nothing is
+    clipped, no corner is sorted, and the result changes continuously with the boxes.
+    """
+    half_x, half_y = b[..., 2] / 2, b[..., 3] / 2
+    cos_b, sin_b = b[..., 4].cos(), b[..., 4].sin()
+    dx, dy = a[..., 0] - b[..., 0], a[..., 1] - b[..., 1]
+    center_x, center_y = dx * cos_b + dy * sin_b, dy * cos_b - dx * sin_b
+    turn = a[..., 4] - b[..., 4]
+    cos, sin = turn.cos(), turn.sin()
+    along_x, along_y = cos * (a[..., 2] / 2), sin * (a[..., 2] / 2)
+    across_x, across_y = -sin * (a[..., 3] / 2), cos * (a[..., 3] / 2)
+    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))  # corners of a, counter-clockwise
+    xs = [center_x + s * along_x + t * across_x for s, t in signs]
+    ys = [center_y + s * along_y + t * across_y for s, t in signs]
+    # A constant taken off x changes nothing around a closed path, but keeps small boxes in large ones precise.
+    origin = _clamp(center_x, half_x)
+    edges = [_edge_integral(xs[i - 1], ys[i - 1], xs[i], ys[i], half_x, half_y, origin) for i in range(4)]
+    return (edges[0] + edges[1]) + (edges[2] + edges[3])
+
+
+def _edge_integral(
+    x0: Tensor, y0: Tensor, x1: Tensor, y1: Tensor, half_x: Tensor, half_y: Tensor, origin: Tensor
+) -> Tensor:
+    """Integral of (clamp(x) - origin) d clamp(y) along the edge from (x0, y0) to (x1, y1)."""
+    dx, dy = x1 - x0, y1 - y0
+    enter, leave = _crossings(y0, dy, half_y, torch.zeros_like(dy), torch.ones_like(dy))
+    bend_in, bend_out = _crossings(x0, dx, half_x, enter, leave)
+    y_in, y_out = _clamp(y0 + bend_in * dy, half_y), _clamp(y0 + bend_out * dy, half_y)
+    x_enter, x_leave = _clamp(x0 + enter * dx, half_x) - origin, _clamp(x0 + leave * dx, half_x) - origin
+    x_in, x_out = _clamp(x0 + bend_in * dx, half_x) - origin, _clamp(x0 + bend_out * dx, half_x) - origin
+    first = x_enter * (y_in - _clamp(y0, half_y))
+    middle = (x_in + x_out) * 0.5 * (y_out - y_in)
+    return first + middle + x_leave * (_clamp(y1, half_y) - y_out)
+
+
+def _crossings(start: Tensor, delta: Tensor, half: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Where start + t*delta is at -half and at +half, in order of t, limited to [low, high]."""
+    flat = delta == 0
+    safe = torch.where(flat, 1, delta)
+    first = torch.where(flat, 0, (-half - start) / safe)
+    second = torch.where(flat, 0, (half - start) / safe)
+    return (
+        torch.minimum(first, second).maximum(low).minimum(high),
+        torch.maximum(first, second).maximum(low).minimum(high),
+    )
+
+
+def _clamp(value: Tensor, half: Tensor) -> Tensor:
+    return value.maximum(-half).minimum(half)
+
+
+def _keep_greedily(suppresses: Tensor) -> Tensor:
+    """(M, M) bool, row suppresses column -> (M,) bool of the rows that survive, taken in order."""
+    table = suppresses.cpu()
+    keep = torch.ones(table.shape[0], dtype=torch.bool)
+    for i in range(table.shape[0]):
+        if keep[i]:
+            keep[i + 1 :] &= ~table[i, i + 1 :]
+    return keep.to(suppresses.device)
