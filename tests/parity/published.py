@@ -1,7 +1,7 @@
 """Checkpoints and inputs of the published systems, made by the rules of the reference, and how values are compared.
 
-Nothing here comes from our own packages except :class:`CameraRig`: weights are filled from the *published* names, so that
-loading them goes through the checkpoint importer.
+Nothing here comes from our own packages except :class:`CameraRig`: weights are filled from the *published* names, so
+that loading them goes through the checkpoint importer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bev_lss import CameraRig
 from torch import Tensor
+
+from bev_lss import CameraRig
 
 
 class Published:
@@ -45,7 +46,9 @@ class Published:
 
     def rig(self) -> CameraRig:
         """The calibration, T frames."""
-        values = {k: torch.from_numpy(self.values[k]).float() for k in ("intrinsics", "cam_to_ego", "ego_to_global", "bda")}
+        values = {
+            k: torch.from_numpy(self.values[k]).float() for k in ("intrinsics", "cam_to_ego", "ego_to_global", "bda")
+        }
         frames, cameras = values["cam_to_ego"].shape[:2]
         image_aug = torch.from_numpy(self.values["post_rot"]).float()
         image_aug[:2, 2] = torch.from_numpy(self.values["post_tran"]).float()[:2]

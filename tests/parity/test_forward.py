@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from bev_zoo import create_model, load_checkpoint
 
 from .published import Published, matched_boxes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bev_zoo import Targets, create_model, load_checkpoint
 from bev_zoo.checkpoint import published_to_our_name
 
@@ -24,7 +25,9 @@ def test_losses_and_gradient_norms_agree(reference: Path, name: str) -> None:
     losses = model.loss(published.images(), published.rig(), targets)
     sum(losses.values()).backward()
 
-    wanted = {k.removeprefix("loss/"): float(published.values[k]) for k in published.values.files if k.startswith("loss/")}
+    wanted = {
+        k.removeprefix("loss/"): float(published.values[k]) for k in published.values.files if k.startswith("loss/")
+    }
     assert losses.keys() == wanted.keys()
     for term, value in wanted.items():
         assert losses[term].item() == pytest.approx(value, rel=1e-4), term

@@ -1,9 +1,13 @@
-"""Backbones, necks and encoders: shapes, gradients and messages. Agreement with published values is tested above the packages."""
+"""Backbones, necks and encoders: shapes, gradients and messages.
+
+Agreement with published values is tested above the packages.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
 from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone
 
 
@@ -16,7 +20,9 @@ from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone
         ("mobilenetv3_small_050", (8, 16, 32), (16, 24, 288)),
     ],
 )
-def test_any_timm_network_gives_the_wanted_strides(name: str, strides: tuple[int, ...], channels: tuple[int, ...]) -> None:
+def test_any_timm_network_gives_the_wanted_strides(
+    name: str, strides: tuple[int, ...], channels: tuple[int, ...]
+) -> None:
     backbone = TimmBackbone(name, strides=strides).eval()
     maps = backbone(torch.zeros(1, 3, 64, 96))
     assert backbone.channels == channels

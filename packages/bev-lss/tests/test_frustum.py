@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from bev_lss import DepthBins, frustum_points, points_to_ego
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from bev_lss import CameraRig, DepthBins, LiftSplat, PlanCache
 from bev_ops import BevGrid
 

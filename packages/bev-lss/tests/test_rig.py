@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from bev_lss import CalibrationError, CameraRig
 
 

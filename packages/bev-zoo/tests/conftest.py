@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from bev_lss import CameraRig
 from bev_zoo import Detector, create_model
 

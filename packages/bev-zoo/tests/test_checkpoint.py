@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bev_zoo import CheckpointError, Detector, create_model, load_checkpoint, read_recipe_name, save_checkpoint
 
 SIZE = (64, 96)
@@ -65,12 +66,10 @@ class _RunsCode:
         return os.system, ("touch hacked",)
 
 
-def test_a_pickle_that_runs_code_is_refused(
-    model: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_that_runs_code_is_refused(model: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": model.state_dict(), "payload": _RunsCode()}, "evil.pth")
-    with pytest.raises(CheckpointError, match="needs code execution .* re-save only its 'state_dict'"):
+    with pytest.raises(CheckpointError, match=r"needs code execution .* re-save only its 'state_dict'"):
         load_checkpoint(model, "evil.pth")
     assert not Path("hacked").exists()
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from bev_lss import CameraRig
 from bev_zoo import Detector, Targets
 
@@ -40,9 +41,7 @@ def test_every_parameter_learns_from_the_loss(model: Detector, images: torch.Ten
 
 
 def test_a_few_steps_lower_the_loss(model: Detector, images: torch.Tensor, rig: CameraRig) -> None:
-    targets = Targets(
-        boxes=[torch.tensor([[12.0, 0, 0, 4, 2, 1.5, 0, 0, 0]])] * 2, labels=[torch.tensor([0])] * 2
-    )
+    targets = Targets(boxes=[torch.tensor([[12.0, 0, 0, 4, 2, 1.5, 0, 0, 0]])] * 2, labels=[torch.tensor([0])] * 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     totals = []
     for _ in range(8):
@@ -79,4 +78,3 @@ def test_any_number_of_cameras_is_legal(model: Detector, rig: CameraRig) -> None
     )
     (output,) = model.eval()(torch.zeros(2, 1, 1, 3, 64, 96), front)
     assert torch.isfinite(output.heatmap).all()
-

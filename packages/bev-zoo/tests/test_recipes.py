@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from bev_zoo import HeadOptions, create_model, get_recipe, list_recipes
 
 
@@ -17,7 +18,12 @@ def test_every_recipe_knows_its_own_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "hint"),
-    [("bevdet-r5", "bevdet-r50"), ("bevdet_tiny", "bevdet-tiny"), ("BEVDet-R50-CBGS", "did you mean"), ("zzz", "known are")],
+    [
+        ("bevdet-r5", "bevdet-r50"),
+        ("bevdet_tiny", "bevdet-tiny"),
+        ("BEVDet-R50-CBGS", "did you mean"),
+        ("zzz", "known are"),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(typed: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):

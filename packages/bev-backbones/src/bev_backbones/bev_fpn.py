@@ -36,7 +36,7 @@ class BevFpn(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """maps: encoder outputs, of which the first (fine) and the last (coarse) are used -> (B, out_channels, Y, X)."""
+        """maps: encoder outputs; the first (fine) and the last (coarse) are used -> (B, out_channels, Y, X)."""
         fused = self.fuse(torch.cat([maps[0], self.upsample(maps[-1])], dim=1))
         return self.output(fused)
 

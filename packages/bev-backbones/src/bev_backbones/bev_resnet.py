@@ -33,7 +33,9 @@ class BevResNet(nn.Module):
     ) -> None:
         super().__init__()
         if not len(channels) == len(blocks) == len(strides):
-            raise ValueError(f"one entry per stage is wanted, got channels {channels}, blocks {blocks}, strides {strides}")
+            raise ValueError(
+                f"channels, blocks and strides need one entry per stage, got {channels}, {blocks}, {strides}"
+            )
         self.channels = tuple(channels)
         self.stages = nn.ModuleList()
         for width, depth, stride in zip(channels, blocks, strides, strict=True):

@@ -1,10 +1,10 @@
 """Camera geometry and lift-splat view transforms."""
 
-from bev_lss.depth_net import PlainDepthNet
-from bev_lss.frustum import DepthBins, frustum_points, points_to_ego
-from bev_lss.lift_splat import LiftSplat, LiftSplatOutput
-from bev_lss.plan_cache import PlanCache
-from bev_lss.rig import CalibrationError, CameraRig
+from .depth_net import PlainDepthNet
+from .frustum import DepthBins, frustum_points, points_to_ego
+from .lift_splat import LiftSplat, LiftSplatOutput
+from .plan_cache import PlanCache
+from .rig import CalibrationError, CameraRig
 
 __all__ = [
     "CalibrationError",

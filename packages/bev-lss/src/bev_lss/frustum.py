@@ -18,9 +18,9 @@ __all__ = ["DepthBins", "frustum_points", "points_to_ego"]
 class DepthBins:
     """The depths, in metres, at which features are lifted.
 
-    Uniform bins stand at ``lower, lower + step, …`` below ``upper``. Log-spaced bins (spacing-increasing discretisation,
-    used by the stereo systems) keep that number of bins and run geometrically from ``lower`` to ``upper - 1``: the
-    published rule, which does not look at ``step`` for the last bin.
+    Uniform bins stand at ``lower, lower + step, …`` below ``upper``. Log-spaced bins (spacing-increasing
+    discretisation, used by the stereo systems) keep that number of bins and run geometrically from ``lower`` to
+    ``upper - 1``: the published rule, which does not look at ``step`` for the last bin.
     """
 
     lower: float

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from bev_ops import BevGrid, PoolPlan, bev_pool
 from torch import Tensor, nn
 
-from bev_lss.depth_net import PlainDepthNet
-from bev_lss.frustum import DepthBins, frustum_points, points_to_ego
-from bev_lss.plan_cache import PlanCache
-from bev_lss.rig import CameraRig
+from bev_ops import BevGrid, PoolPlan, bev_pool
+
+from .depth_net import PlainDepthNet
+from .frustum import DepthBins, frustum_points, points_to_ego
+from .plan_cache import PlanCache
+from .rig import CameraRig
 
 __all__ = ["LiftSplat", "LiftSplatOutput"]
 
@@ -106,8 +107,8 @@ class LiftSplat(nn.Module):
         got = (features.shape[0], rig.num_frames, features.shape[1])
         if wanted != got:
             raise ValueError(
-                f"features {tuple(features.shape)} (B, N, C, h, w) and the rig (B={rig.batch_size}, T={rig.num_frames}, "
-                f"N={rig.num_cameras}) must agree in B and N, and the rig must hold one frame"
+                f"features {tuple(features.shape)} (B, N, C, h, w) and the rig (B={rig.batch_size}, "
+                f"T={rig.num_frames}, N={rig.num_cameras}) must agree in B and N, and the rig must hold one frame"
             )
 
 

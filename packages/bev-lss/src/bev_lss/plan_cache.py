@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
-from bev_ops import PoolPlan
 from torch import Tensor
+
+from bev_ops import PoolPlan
 
 __all__ = ["PlanCache"]
 

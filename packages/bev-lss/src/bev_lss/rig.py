@@ -26,13 +26,14 @@ class CameraRig:
 
     Args:
         intrinsics: (B, T, N, 3, 3) raw-pixel camera matrices, in pixels.
-        cam_to_ego: (B, T, N, 4, 4) camera frame (x right, y down, z forward) to the ego frame at that camera's time, metres.
+        cam_to_ego: (B, T, N, 4, 4) camera frame (x right, y down, z forward) to the ego frame at that camera's time,
+            metres.
         ego_to_global: (B, T, N, 4, 4) ego pose at that camera's time, metres.
         image_aug: (B, T, N, 3, 3) affine homography, raw pixel to network-input pixel (last row 0 0 1).
         bev_aug: (B, 3, 3) key ego to augmented key ego.
 
-    The *key ego* frame is the ego frame of camera 0 of frame 0. Tensors are float32. Values are checked where that costs
-    nothing: on the CPU and outside of tracing.
+    The *key ego* frame is the ego frame of camera 0 of frame 0. Tensors are float32. Values are checked where that
+    costs nothing: on the CPU and outside of tracing.
 
     Raises:
         CalibrationError: a shape does not fit, or a matrix is not finite, singular or (image_aug) not affine.
@@ -92,8 +93,9 @@ class CameraRig:
                     f"CameraRig.{name} must have shape {wanted} with the same B, T, N in all fields "
                     f"(intrinsics has B, T, N = {lead}), got {shape}"
                 )
-        if tuple(self.bev_aug.shape) != (lead[0], 3, 3):
-            raise CalibrationError(f"CameraRig.bev_aug must have shape ({lead[0]}, 3, 3), got {tuple(self.bev_aug.shape)}")
+        shape = tuple(self.bev_aug.shape)
+        if shape != (lead[0], 3, 3):
+            raise CalibrationError(f"CameraRig.bev_aug must have shape ({lead[0]}, 3, 3), got {shape}")
         for field in dataclasses.fields(self):
             dtype = getattr(self, field.name).dtype
             if dtype != torch.float32:

@@ -3,9 +3,9 @@
 from bev_heads import Detections
 from bev_lss import CameraRig
 
-from bev_zoo.checkpoint import CheckpointError, load_checkpoint, read_checkpoint, read_recipe_name, save_checkpoint
-from bev_zoo.detector import Detector, Targets, create_model
-from bev_zoo.recipe import (
+from .checkpoint import CheckpointError, load_checkpoint, read_checkpoint, read_recipe_name, save_checkpoint
+from .detector import Detector, Targets, create_model
+from .recipe import (
     BackboneOptions,
     BevEncoderOptions,
     HeadOptions,
@@ -14,7 +14,7 @@ from bev_zoo.recipe import (
     TrainingOptions,
     ViewOptions,
 )
-from bev_zoo.recipes import get_recipe, list_recipes
+from .recipes import get_recipe, list_recipes
 
 __all__ = [
     "BackboneOptions",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,9 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bev_zoo.detector import Detector
+from .detector import Detector
 
-__all__ = ["CheckpointError", "load_checkpoint", "published_to_our_name", "read_checkpoint", "read_recipe_name", "save_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "load_checkpoint",
+    "published_to_our_name",
+    "read_checkpoint",
+    "read_recipe_name",
+    "save_checkpoint",
+]
 
 _FORMAT = "bevkit-1"
 
@@ -42,7 +50,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(model: Detector, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the weights and buffers of a model as safetensors, with the recipe's name; the file appears whole or not at all.
+    """Write weights and buffers as safetensors, with the recipe's name; the file appears whole or not at all.
 
     Args:
         model: the detector.
@@ -75,7 +83,9 @@ def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) 
     if problems:
         recorded = None if isinstance(source, Mapping) else read_recipe_name(source)
         hint = f"; it was written for {recorded}" if recorded and recorded != model.recipe.name else ""
-        raise CheckpointError(f"{origin} does not fit {model.recipe.name}{hint}: nothing was loaded\n" + "\n".join(problems))
+        raise CheckpointError(
+            f"{origin} does not fit {model.recipe.name}{hint}: nothing was loaded\n" + "\n".join(problems)
+        )
     model.load_state_dict({name: state[name] for name in wanted})
 
 
@@ -85,29 +95,47 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, truncated, of another kind, or a pickle that wants to run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint file at {path}")
+    path = _existing(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors: wanted names with tensors, or those under 'state_dict'")
+        raise CheckpointError(
+            f"{path} holds no state dict of tensors: wanted names with tensors, or those under 'state_dict'"
+        )
     return state
 
 
 def read_recipe_name(path: str | Path) -> str | None:
-    """The recipe a file of ours was written for; None for other files."""
-    if Path(path).suffix != ".safetensors":
+    """The recipe a file of ours was written for; None for files of other kinds.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    path = _existing(path)
+    if path.suffix != ".safetensors":
         return None
-    with safe_open(path, framework="pt") as file:
+    with _open_safetensors(path) as file:
         return (file.metadata() or {}).get("recipe")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file at {path}")
+    return path
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            yield file
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}): copy it again") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with _open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

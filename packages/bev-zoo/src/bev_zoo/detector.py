@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
+
 from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone
 from bev_heads import CenterHead, CenterOutput, Detections
 from bev_lss import CameraRig, LiftSplat
-from torch import Tensor, nn
 
-from bev_zoo.recipe import Recipe
-from bev_zoo.recipes import get_recipe
+from .recipe import Recipe
+from .recipes import get_recipe
 
 __all__ = ["Detector", "Targets", "create_model"]
 
@@ -55,9 +56,7 @@ class Detector(nn.Module):
         )
         bev_channels = recipe.view.channels * recipe.view.grid.size[2]
         encoder = recipe.bev_encoder
-        self.bev_encoder = BevResNet(
-            bev_channels, encoder.channels, blocks=encoder.blocks, strides=encoder.strides
-        )
+        self.bev_encoder = BevResNet(bev_channels, encoder.channels, blocks=encoder.blocks, strides=encoder.strides)
         self.bev_neck = BevFpn(encoder.channels[0], encoder.channels[-1], encoder.out_channels)
         self.head = CenterHead(
             encoder.out_channels,

@@ -9,7 +9,15 @@ from bev_lss import DepthBins
 from bev_nuscenes import CLASSES, BevAugmentation, ImageAugmentation
 from bev_ops import BevGrid
 
-__all__ = ["BackboneOptions", "BevEncoderOptions", "HeadOptions", "Published", "Recipe", "TrainingOptions", "ViewOptions"]
+__all__ = [
+    "BackboneOptions",
+    "BevEncoderOptions",
+    "HeadOptions",
+    "Published",
+    "Recipe",
+    "TrainingOptions",
+    "ViewOptions",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,7 @@ class BevEncoderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """Options of :class:`bev_heads.CenterHead`; ``tasks`` lists class names and must cover the recipe's classes in order."""
+    """Options of :class:`bev_heads.CenterHead`; ``tasks`` must cover the recipe's classes in order."""
 
     tasks: tuple[tuple[str, ...], ...] = (CLASSES,)
     shared_channels: int = 64

@@ -9,7 +9,7 @@ from bev_heads import DecodeOptions, NmsOptions
 from bev_lss import DepthBins
 from bev_ops import BevGrid
 
-from bev_zoo.recipe import (
+from .recipe import (
     BackboneOptions,
     BevEncoderOptions,
     HeadOptions,

@@ -1,0 +1,54 @@
+"""Predictions made on the spot: a checkpoint, run on one sample."""
+
+from pathlib import Path
+
+import torch
+
+from bev_lss import CameraRig
+from bev_nuscenes import NuscenesDataset, collate
+from bev_zoo import Recipe, create_model, load_checkpoint, read_recipe_name
+
+from .frame import Boxes
+from .source import Source
+
+
+def predict(source: Source, position: int, recipe: str | None, checkpoint: Path, device: str) -> Boxes:
+    """The boxes (global) that a model sees in the sample at ``position`` of the source's split.
+
+    Raises ValueError for an unknown recipe, a checkpoint that does not fit, or a device that is not there.
+    """
+    target = _device(device)
+    model = create_model(_recipe_name(recipe, checkpoint))
+    load_checkpoint(model, checkpoint)
+    batch = collate([_dataset(source, model.recipe)[position]]).to(target)
+    (found,) = model.to(target).predict(batch.images, CameraRig(**batch.cameras))
+    boxes = Boxes.from_ego(*(part.cpu().numpy() for part in (found.boxes, found.labels, found.scores)))
+    return boxes.transform(batch.box_to_global[0].numpy())
+
+
+def _dataset(source: Source, recipe: Recipe) -> NuscenesDataset:
+    return NuscenesDataset(
+        source.index,
+        source.split,
+        input_size=recipe.input_size,
+        frames=recipe.frames,
+        image_augmentation=recipe.image_augmentation,
+    )
+
+
+def _recipe_name(recipe: str | None, checkpoint: Path) -> str:
+    name = recipe or (read_recipe_name(checkpoint) if checkpoint.is_file() else None)
+    if name is None:
+        found = "names no recipe" if checkpoint.is_file() else "is missing"
+        raise ValueError(f"checkpoint {checkpoint} {found}: give --recipe NAME and the --checkpoint that fits it")
+    return name
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA fails an assertion of its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}): leave it out to run on the CPU") from None
+    return device
