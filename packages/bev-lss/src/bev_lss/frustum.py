@@ -74,12 +74,12 @@ def points_to_ego(
     """
     lead = (*intrinsics.shape[:2], 1, 1, 1)
     rotation, translation = _split_affine(image_aug)
-    pixels = frustum - translation.view(*lead, 3)
-    pixels = _transform(torch.linalg.inv(rotation).view(*lead, 3, 3), pixels)
-    rays = torch.cat((pixels[..., :2] * pixels[..., 2:], pixels[..., 2:]), dim=-1)
+    shifted = [frustum[..., i] - translation[..., i].view(lead) for i in range(3)]
+    u, v, depth = _transform(torch.linalg.inv(rotation).view(*lead, 3, 3), *shifted)
     pixel_to_ego = cam_to_key_ego[..., :3, :3] @ torch.linalg.inv(intrinsics)
-    points = _transform(pixel_to_ego.view(*lead, 3, 3), rays) + cam_to_key_ego[..., :3, 3].view(*lead, 3)
-    return _transform(bev_aug.view(-1, 1, 1, 1, 1, 3, 3), points)
+    turned = _transform(pixel_to_ego.view(*lead, 3, 3), u * depth, v * depth, depth)
+    points = [turned[i] + cam_to_key_ego[..., i, 3].view(lead) for i in range(3)]
+    return torch.stack(_transform(bev_aug.view(-1, 1, 1, 1, 1, 3, 3), *points), dim=-1)
 
 
 def _pixel_positions(count: int, stride: int, lanes: int = 8) -> Tensor:
@@ -98,14 +98,13 @@ def _pixel_positions(count: int, stride: int, lanes: int = 8) -> Tensor:
     return base + step * (index - first)
 
 
-def _transform(matrix: Tensor, points: Tensor) -> Tensor:
-    """matrix (..., 3, 3) times points (..., 3), broadcast.
+def _transform(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> list[Tensor]:
+    """matrix (*lead, 3, 3) times the vectors (x, y, z), each (*lead, …) broadcast: the three rows of the product.
 
     Written out, because library matrix products may fuse multiply and add: then a point on a cell border falls on
     another side from one machine to the next.
     """
-    columns = (matrix * points.unsqueeze(-2)).unbind(-1)
-    return columns[0] + columns[1] + columns[2]
+    return [matrix[..., i, 0] * x + matrix[..., i, 1] * y + matrix[..., i, 2] * z for i in range(3)]
 
 
 def _split_affine(image_aug: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Shapes: B samples, T frames, N cameras, input H x W, grid Y x X.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,12 +58,19 @@ class Detector(nn.Module):
         bev_channels = recipe.view.channels * recipe.view.grid.size[2]
         encoder = recipe.bev_encoder
         self.bev_encoder = BevResNet(bev_channels, encoder.channels, blocks=encoder.blocks, strides=encoder.strides)
-        self.bev_neck = BevFpn(encoder.channels[0], encoder.channels[-1], encoder.out_channels)
+        self.bev_neck = BevFpn(
+            encoder.channels[0],
+            encoder.channels[-1],
+            encoder.out_channels,
+            scale=math.prod(encoder.strides[1:]),
+            output_scale=encoder.strides[0],
+        )
         self.head = CenterHead(
             encoder.out_channels,
             recipe.head.tasks,
             recipe.view.grid,
             shared_channels=recipe.head.shared_channels,
+            head_channels=recipe.head.branch_channels,
             target_options=recipe.head.targets,
             loss_options=recipe.head.loss,
             decode_options=recipe.head.decode,

@@ -6,8 +6,6 @@ import difflib
 from dataclasses import replace
 
 from bev_heads import DecodeOptions, NmsOptions
-from bev_lss import DepthBins
-from bev_ops import BevGrid
 
 from .recipe import (
     BackboneOptions,
@@ -55,17 +53,14 @@ def _bevdet_tiny() -> Recipe:
         published=None,
         input_size=(128, 352),
         backbone=BackboneOptions(
-            name="resnet10t", pretrained=None, strides=(8, 16), checkpointing=False, neck_channels=64
+            name="regnetx_002", pretrained=None, strides=(8, 16), checkpointing=False, neck_channels=64
         ),
-        view=ViewOptions(
-            grid=BevGrid(x=(-51.2, 51.2, 0.8), y=(-51.2, 51.2, 0.8), z=(-5.0, 3.0, 8.0)),
-            depth=DepthBins(1.0, 60.0, 1.0),
-            channels=32,
-        ),
-        bev_encoder=BevEncoderOptions(channels=(48, 64, 96), blocks=(1, 1, 1), strides=(2, 2, 2), out_channels=48),
+        view=ViewOptions(channels=32),
+        bev_encoder=BevEncoderOptions(channels=(48, 64, 96), blocks=(1, 1, 1), out_channels=32),
+        head=replace(_bevdet_r50().head, shared_channels=32, branch_channels=24),
         training=TrainingOptions(
             epochs=24,
-            batch_size=4,
+            batch_size=2,
             learning_rate=2e-3,
             warmup_steps=50,
             milestones=(18, 22),

@@ -1,4 +1,4 @@
-"""A synthetic nuScenes: driving scenes rendered to a v1.0-mini data set that the official devkit loads and evaluates."""
+"""A synthetic nuScenes: driving scenes rendered to a v1.0-mini data set that the official devkit evaluates."""
 
 from .schedule import WorldOptions
 from .world import WorldSummary, make_world

@@ -63,7 +63,7 @@ class SensorCalibration:
 def make_calibration(rng: np.random.Generator) -> dict[str, SensorCalibration]:
     """Calibration of one car by channel: nominal mounts, moved by about a centimetre, a quarter degree and 0.3 %."""
     sensors = {name: _make_camera(name, mount, rng) for name, mount in _MOUNTS.items()}
-    angles = np.radians([_LIDAR_YAW, 0.0, 0.0] + rng.normal(0.0, 0.1, 3))
+    angles = np.radians(np.array([_LIDAR_YAW, 0.0, 0.0]) + rng.normal(0.0, 0.1, 3))
     sensors[LIDAR] = SensorCalibration(LIDAR, make_transform(euler_to_rotation(*angles), _LIDAR_TRANSLATION), None)
     return sensors
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .calibration import IMAGE_SIZE, SensorCalibration, invert_transform
 from .geometry import FaceSet, SceneGeometry
-from .raster import coverage, count_footprints, facing, inverse_depth_planes, make_spans, resolve
+from .raster import count_footprints, coverage, facing, inverse_depth_planes, make_spans, resolve
 from .shading import FacePaint, GroundTable, Lighting, View, ground_inverse_depth, shade
 
 SIGHT = 130.0  # metres; objects farther away are not drawn
@@ -21,14 +21,20 @@ class Picture:
     image: np.ndarray  # (H, W, 3) uint8
     objects: np.ndarray  # (H, W) int32
     depth: np.ndarray  # (H, W) float32 metres along the optical axis; infinite in the sky
-    footprints: np.ndarray  # (A,) pixels each actor would cover if nothing hid it
-    visible: np.ndarray  # (A,) pixels of each actor that show
+    footprints: np.ndarray  # (A,) pixels each actor would cover if nothing hid it, counted in every second row
+    visible: np.ndarray  # (A,) pixels of each actor that show, counted in every second row
 
 
 def take_picture(
-    geometry: SceneGeometry, camera: SensorCalibration, ego_to_global: np.ndarray, time: float, lighting: Lighting, ground: GroundTable
+    geometry: SceneGeometry,
+    camera: SensorCalibration,
+    ego_to_global: np.ndarray,
+    time: float,
+    lighting: Lighting,
+    ground: GroundTable,
 ) -> Picture:
     """Render a camera at `time` (seconds after the first key frame) from an ego pose (4, 4)."""
+    assert camera.intrinsics is not None, f"{camera.channel} is no camera"
     camera_to_global = ego_to_global @ camera.sensor_to_ego
     faces = _visible_faces(geometry, camera_to_global, time)
     spans = make_spans(faces.corners, faces.normals, camera.intrinsics, IMAGE_SIZE)
@@ -37,15 +43,15 @@ def take_picture(
     paint = FacePaint(faces, geometry.mesh, camera_to_global, camera.intrinsics, lighting, planes)
     view = View(camera.intrinsics, camera_to_global, IMAGE_SIZE, geometry.scene.road, lighting, ground)
     image = shade(view, seen, paint, _shadow(geometry, camera_to_global, camera.intrinsics, time, lighting))
-    objects = np.where(seen.face >= 0, faces.owners[seen.face], -1) if len(faces) else np.full(len(seen.face), -1)
     shape = IMAGE_SIZE[::-1]
-    actors = geometry.num_actors
+    objects = np.append(faces.owners, -1).astype(np.int32)[seen.face].reshape(shape)
+    actors = spans.select((spans.row % 2 == 0) & (faces.owners[spans.face] < geometry.num_actors))
     return Picture(
         image,
-        objects.astype(np.int32).reshape(shape),
+        objects,
         _depth(seen.inverse_depth.reshape(shape), camera_to_global, camera.intrinsics),
-        count_footprints(spans, faces.owners, geometry.num_objects, IMAGE_SIZE[0])[:actors],
-        np.bincount(objects + 1, minlength=geometry.num_objects + 1)[1 : actors + 1],
+        count_footprints(actors, faces.owners, geometry.num_actors),
+        np.bincount(objects[::2].ravel() + 1, minlength=geometry.num_actors + 1)[1 : geometry.num_actors + 1],
     )
 
 
@@ -60,9 +66,13 @@ def _visible_faces(geometry: SceneGeometry, camera_to_global: np.ndarray, time: 
 def _shadow(
     geometry: SceneGeometry, camera_to_global: np.ndarray, intrinsics: np.ndarray, time: float, lighting: Lighting
 ) -> np.ndarray:
-    """(H*W,) bool: ground pixels that an object hides from the sun. Buildings cast none, or streets would lie in the dark."""
+    """(H*W,) bool: ground pixels that an object hides from the sun; buildings do not, or streets would be dark."""
     offset = geometry.poses(time)[:, :2] - camera_to_global[:2, 3]
-    near = (np.hypot(*offset.T) < 70.0) & (geometry.radii < 14.0) & (offset @ camera_to_global[:2, 2] > -geometry.radii - 10.0)
+    near = (
+        (np.hypot(*offset.T) < 70.0)
+        & (geometry.radii < 14.0)
+        & (offset @ camera_to_global[:2, 2] > -geometry.radii - 10.0)
+    )
     faces = geometry.faces_in(np.eye(4), time, near)
     lit = geometry.mesh.two_sided[faces.faces] | (faces.normals @ lighting.to_sun > 0.0)
     corners = faces.corners[lit]
@@ -78,6 +88,7 @@ def _shadow(
 def _depth(inverse_depth: np.ndarray, camera_to_global: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     a, b, c = ground_inverse_depth(camera_to_global, intrinsics)
     height, width = inverse_depth.shape
-    ground = a * np.arange(width) + (b * np.arange(height) + c)[:, None]
+    ground = (a * np.arange(width)).astype(np.float32) + (b * np.arange(height) + c).astype(np.float32)[:, None]
+    nearest = np.maximum(np.maximum(inverse_depth, ground, out=ground), 0.0, out=ground)
     with np.errstate(divide="ignore"):
-        return (1.0 / np.maximum(np.maximum(inverse_depth, ground), 0.0)).astype(np.float32)
+        return np.divide(np.float32(1.0), nearest, out=nearest)

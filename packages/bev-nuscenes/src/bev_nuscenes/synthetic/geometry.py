@@ -39,7 +39,7 @@ class SceneGeometry:
     """The meshes of all objects of a scene: `num_actors` actors, then its props."""
 
     def __init__(self, scene: Scene) -> None:
-        meshes = [thing.mesh for thing in (*scene.actors, *scene.props)]
+        meshes = [actor.mesh for actor in scene.actors] + [prop.mesh for prop in scene.props]
         self.scene = scene
         self.num_actors = len(scene.actors)
         self.num_objects = len(meshes)
@@ -57,7 +57,9 @@ class SceneGeometry:
         """Faces of the objects marked in `keep` (N,) (all by default) in the frame of a (4, 4) transform."""
         poses = self.poses(time)
         cos, sin, zero, one = np.cos(poses[:, 2]), np.sin(poses[:, 2]), np.zeros(len(poses)), np.ones(len(poses))
-        turn = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1), np.stack([zero, zero, one], 1)], 1)
+        turn = np.stack(
+            [np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1), np.stack([zero, zero, one], 1)], 1
+        )
         rotations = np.einsum("ij,njk->nik", global_to_frame[:3, :3], turn)
         places = np.insert(poses[:, :2], 2, 0.0, axis=1)
         translations = np.einsum("ij,nj->ni", global_to_frame[:3, :3], places) + global_to_frame[:3, 3]

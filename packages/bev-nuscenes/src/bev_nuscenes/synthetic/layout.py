@@ -94,21 +94,23 @@ class Scene:
     ego: Path
     actors: tuple[Actor, ...]
     props: tuple[Prop, ...]
+    extent: float  # metres; the scene lies in the square from (0, 0) to (extent, extent) of the global frame
 
 
 def make_scene(rng: np.random.Generator, duration: float, density: float = 1.0) -> Scene:
     """A scene of `duration` seconds; `density` scales the number of actors, 1 gives about 35 within 40 m."""
     speed = rng.uniform(4.0, 12.0)
     length = speed * duration
-    curvature = rng.choice([-1.0, 1.0]) / rng.uniform(180.0, 900.0)
+    tightest = max(180.0, (length + 2 * SCENERY_MARGIN) / 2.5)  # the arc must not close
+    curvature = rng.choice([-1.0, 1.0]) / rng.uniform(tightest, tightest + 700.0)
     crossings = (rng.uniform(0.25, 0.75) * length + 12.0,)
     heading = rng.uniform(-np.pi, np.pi)
-    middle = 0.5 * length
-    origin = (160.0 - middle * np.cos(heading), 160.0 - middle * np.sin(heading))
+    extent = 10.0 * np.ceil(0.1 * length + 24.0)
+    origin = float(0.5 * (extent - length * np.cos(heading))), float(0.5 * (extent - length * np.sin(heading)))
     road = Road(origin, heading, curvature, crossings)
     ego = Path(0.0, -cross_section.LANE_CENTERS[rng.integers(2)], speed)
     actors = _populate(_Population(road, ego, duration), density, rng)
-    return Scene(road, ego, tuple(actors), tuple(_make_props(road, length, rng)))
+    return Scene(road, ego, tuple(actors), tuple(_make_props(road, length, rng)), float(extent))
 
 
 class _Population:
@@ -161,7 +163,16 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 def _populate(population: _Population, density: float, rng: np.random.Generator) -> list[Actor]:
     """Fill the scene: work sites and crossings first, then traffic, parked vehicles, people and loose objects."""
     groups: list[Callable[[_Population, np.random.Generator], Iterator[_Candidate]]]
-    groups = [_work_sites, _traffic, _cyclists, _parked, _crossing_people, _sidewalk_people, _standing_cycles, _loose_objects]
+    groups = [
+        _work_sites,
+        _traffic,
+        _cyclists,
+        _parked,
+        _crossing_people,
+        _sidewalk_people,
+        _standing_cycles,
+        _loose_objects,
+    ]
     for group in groups:
         for candidate in group(population, rng):
             if candidate.optional and rng.random() > density:
@@ -210,27 +221,29 @@ def _make_actor(candidate: _Candidate, size: Size, rng: np.random.Generator) -> 
 
 
 def _work_sites(population: _Population, rng: np.random.Generator) -> Iterator[_Candidate]:
-    """One or two closed stretches beside the lanes with barriers, cones, machines and workers."""
-    start, side = rng.uniform(6.0, 14.0), rng.choice([-1.0, 1.0])
-    for site in range(2):
-        first, last = start, start + rng.uniform(17.0, 24.0)
-        edge = side * (cross_section.LANE_EDGE + 0.8)
-        for s in np.arange(first + 4.0, last, 2.9):
-            yaw = np.pi / 2 + rng.normal(0.0, 0.04)
-            yield _Candidate("barrier", Path(s, edge, yaw=yaw), optional=False)
-        for step, s in enumerate(np.arange(first, first + 4.0, 1.4)):
-            yield _Candidate("traffic_cone", Path(s - 1.5, edge + side * (2.6 - 0.9 * step)), optional=False)
-        for s in np.arange(last + 0.5, last + 6.0, 1.7):
-            yield _Candidate("traffic_cone", Path(s, edge + side * rng.uniform(0.0, 0.4)), optional=False)
-        for s in (first + 8.0, first + 17.0):
-            machine = Path(s, side * (cross_section.PARKING_CENTER + 0.3), yaw=rng.choice([0.0, np.pi]) + rng.normal(0.0, 0.12))
-            yield _Candidate("construction_vehicle", machine, "vehicle.stopped", optional=site > 0)
-        for _ in range(3):
-            worker = Path(rng.uniform(first + 2, last), side * rng.uniform(8.8, 11.5), yaw=rng.uniform(-np.pi, np.pi))
-            yield _Candidate("pedestrian", worker, "pedestrian.standing", worker=True)
-        start, side = last + rng.uniform(8.0, 20.0), -side
-        if start > population.length + MARGIN_AHEAD - 20.0:
-            break
+    """Closed stretches beside the lanes, at least one on each side, with barriers, cones, machines and workers."""
+    start, side, required = rng.uniform(6.0, 14.0), rng.choice([-1.0, 1.0]), 2
+    while required > 0 or start < population.length + MARGIN_AHEAD - 20.0:
+        end = start + rng.uniform(17.0, 24.0)
+        yield from _work_site(start, end, side, rng)
+        start, side, required = end + rng.uniform(8.0, 20.0), -side, required - 1
+
+
+def _work_site(start: float, end: float, side: float, rng: np.random.Generator) -> Iterator[_Candidate]:
+    edge = side * (cross_section.LANE_EDGE + 0.8)
+    for s in np.arange(start + 4.0, end, 2.9):
+        yield _Candidate("barrier", Path(s, edge, yaw=np.pi / 2 + rng.normal(0.0, 0.04)), optional=False)
+    for step, s in enumerate(np.arange(start, start + 4.0, 1.4)):
+        yield _Candidate("traffic_cone", Path(s - 1.5, edge + side * (2.6 - 0.9 * step)), optional=False)
+    for s in np.arange(end + 0.5, end + 6.0, 1.7):
+        yield _Candidate("traffic_cone", Path(s, edge + side * rng.uniform(0.0, 0.4)), optional=False)
+    for s in (start + 8.0, start + 17.0):
+        yaw = rng.choice([0.0, np.pi]) + rng.normal(0.0, 0.12)
+        machine = Path(s, side * (cross_section.PARKING_CENTER + 0.3), yaw=yaw)
+        yield _Candidate("construction_vehicle", machine, "vehicle.stopped", optional=False)
+    for _ in range(3):
+        worker = Path(rng.uniform(start + 2, end), side * rng.uniform(8.8, 11.5), yaw=rng.uniform(-np.pi, np.pi))
+        yield _Candidate("pedestrian", worker, "pedestrian.standing", worker=True)
 
 
 _TRAFFIC_DECK = ("car",) * 6 + ("truck", "bus", "semi", "motorcycle")
@@ -260,7 +273,7 @@ def _traffic(population: _Population, rng: np.random.Generator) -> Iterator[_Can
                 path = Path(s + offset * direction, d + rng.normal(0.0, 0.15), speed, yaw=yaw + rng.normal(0.0, 0.008))
                 ridden = part == "motorcycle"
                 yield _Candidate(part, path, "cycle.with_rider" if ridden else attribute)
-            s += MEAN_SIZES["trailer" if kind == "semi" else kind][1] + rng.uniform(8.0, 26.0)
+            s += MEAN_SIZES["trailer" if kind == "semi" else kind][1] + rng.uniform(12.0, 34.0)
 
 
 def _cyclists(population: _Population, rng: np.random.Generator) -> Iterator[_Candidate]:
@@ -286,18 +299,22 @@ def _parked(population: _Population, rng: np.random.Generator) -> Iterator[_Cand
             if rng.random() < 0.12:
                 yaw += np.pi
             length = MEAN_SIZES[kind][1]
-            if rng.random() < 0.6:
+            if rng.random() < 0.5:
                 path = Path(s + length / 2, side * (cross_section.PARKING_CENTER + rng.normal(0.0, 0.12)), yaw=yaw)
                 yield _Candidate(kind, path, "cycle.without_rider" if kind == "motorcycle" else "vehicle.parked")
             s += length + rng.uniform(0.9, 2.4)
 
 
 def _crossing_people(population: _Population, rng: np.random.Generator) -> Iterator[_Candidate]:
-    """People on the zebra crossing, each starting anywhere on it."""
+    """People on the zebra crossing who stay between the sidewalks' far edges as long as the scene lasts."""
+    reach = cross_section.SIDEWALK_EDGE - 1.0
     for crossing in population.road.crossings:
         for _ in range(6):
-            speed = rng.choice([-1.0, 1.0]) * rng.uniform(0.9, 1.6)
-            path = Path(crossing + rng.uniform(-1.6, 1.6), rng.uniform(-13.0, 13.0), 0.0, speed, np.copysign(np.pi / 2, speed))
+            speed = min(rng.uniform(0.9, 1.6), 2 * reach / max(population.duration, 1.0))
+            direction = rng.choice([-1.0, 1.0])
+            start = direction * rng.uniform(-reach, reach - speed * population.duration)
+            yaw = direction * np.pi / 2
+            path = Path(crossing + rng.uniform(-1.6, 1.6), start, 0.0, direction * speed, yaw)
             yield _Candidate("pedestrian", path, "pedestrian.moving")
 
 
@@ -306,13 +323,13 @@ def _sidewalk_people(population: _Population, rng: np.random.Generator) -> Itera
     for side in (-1.0, 1.0):
         s = -MARGIN_BEHIND + rng.uniform(0.0, 5.0)
         while s < population.length + MARGIN_AHEAD:
-            d = side * rng.uniform(11.9, 14.6)
+            d = side * rng.uniform(12.4, 14.6)
             if rng.random() < 0.7:
                 speed = rng.choice([-1.0, 1.0]) * rng.uniform(0.8, 1.7)
                 yield _Candidate("pedestrian", Path(s, d, speed, yaw=0.0 if speed > 0 else np.pi), "pedestrian.moving")
             else:
                 yield _Candidate("pedestrian", Path(s, d, yaw=rng.uniform(-np.pi, np.pi)), "pedestrian.standing")
-            s += rng.uniform(5.0, 15.0)
+            s += rng.uniform(7.0, 18.0)
 
 
 def _standing_cycles(population: _Population, rng: np.random.Generator) -> Iterator[_Candidate]:
@@ -333,8 +350,10 @@ def _loose_objects(population: _Population, rng: np.random.Generator) -> Iterato
             place = s + rng.uniform(0.0, 7.0)
             if rng.random() < 0.55:
                 yield _Candidate("traffic_cone", Path(place, side * rng.uniform(8.2, 11.3)))
-            elif rng.random() < 0.6:
-                yield _Candidate("barrier", Path(place, side * rng.uniform(11.8, 12.3), yaw=np.pi / 2 + rng.normal(0.0, 0.1)))
+            elif rng.random() < 0.5:
+                yield _Candidate(
+                    "barrier", Path(place, side * rng.uniform(12.3, 12.7), yaw=np.pi / 2 + rng.normal(0.0, 0.1))
+                )
 
 
 def _deal(deck: tuple[str, ...], rng: np.random.Generator) -> Iterator[str]:
@@ -362,11 +381,19 @@ def _make_props(road: Road, length: float, rng: np.random.Generator) -> Iterator
                 yield place("manmade", building, s + width / 2, side * (setback + depth / 2), inward)
             else:
                 for offset in np.arange(2.0, width, 5.0):
-                    yield place("vegetation", make_tree(rng.uniform(6, 11), rng), s + offset, side * rng.uniform(20, 30), 0.0)
+                    yield place(
+                        "vegetation", make_tree(rng.uniform(6, 11), rng), s + offset, side * rng.uniform(20, 30), 0.0
+                    )
             s += width + rng.uniform(0.5, 6.0)
         s = first + rng.uniform(0.0, 10.0)
         while s < last:
-            yield place("vegetation", make_tree(rng.uniform(5.0, 8.5), rng), s, side * rng.uniform(15.9, 17.2), rng.uniform(0, 6.28))
+            yield place(
+                "vegetation",
+                make_tree(rng.uniform(5.0, 8.5), rng),
+                s,
+                side * rng.uniform(15.9, 17.2),
+                rng.uniform(0, 6.28),
+            )
             s += rng.uniform(9.0, 19.0)
         s = first + rng.uniform(0.0, 10.0)
         while s < last:
@@ -377,7 +404,7 @@ def _make_props(road: Road, length: float, rng: np.random.Generator) -> Iterator
                 yield place("vegetation", make_bush(rng.uniform(0.5, 0.9), rng), s, side * rng.uniform(15.9, 17.0), 0.0)
             s += extent + rng.uniform(3.0, 12.0)
         for s in np.arange(first + rng.uniform(0.0, 25.0), last, 27.0):
-            yield place("manmade", make_lamp_post(), s, side * (cross_section.PARKING_EDGE + 0.35), inward)
+            yield place("manmade", make_lamp_post(), s, side * (cross_section.PARKING_EDGE + 0.6), inward)
         for s in np.arange(first + rng.uniform(0.0, 40.0), last, 45.0):
             facing = np.pi if side < 0 else 0.0
-            yield place("manmade", make_sign(rng), s, side * (cross_section.PARKING_EDGE + 0.45), facing)
+            yield place("manmade", make_sign(rng), s, side * (cross_section.PARKING_EDGE + 0.65), facing)

@@ -63,13 +63,6 @@ def ray_directions() -> np.ndarray:
     return np.stack(parts, axis=-1).reshape(-1, 3)
 
 
-def count_points(points: np.ndarray, box_to_frame: np.ndarray, size: tuple[float, float, float]) -> int:
-    """Points (N, 3) inside a box of (width, length, height) centred on the origin of `box_to_frame` (4, 4)."""
-    local = np.einsum("ij,nj->ni", invert_transform(box_to_frame)[:3, :3], points - box_to_frame[:3, 3])
-    width, length, height = size
-    return int((np.abs(local) <= np.array([length, width, height]) / 2).all(axis=1).sum())
-
-
 def _nearest_hits(faces: FaceSet, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance (infinite for a miss) and face of the nearest hit of every ray."""
     keys = np.full(len(rays), np.uint64(0xFFFFFFFF) << np.uint64(32), dtype=np.uint64)
@@ -87,7 +80,9 @@ def _nearest_hits(faces: FaceSet, rays: np.ndarray) -> tuple[np.ndarray, np.ndar
         done = total[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(total, done + _CANDIDATES_PER_BATCH)))
         face = np.repeat(chosen[begin:end], count[chosen[begin:end]])
-        place = np.arange(len(face)) - np.repeat(total[begin:end] - count[chosen[begin:end]] - done, count[chosen[begin:end]])
+        place = np.arange(len(face)) - np.repeat(
+            total[begin:end] - count[chosen[begin:end]] - done, count[chosen[begin:end]]
+        )
         azimuth = (first_azimuth[face] + place // height[face]) % AZIMUTHS
         ray = azimuth * RINGS + first_ring[face] + place % height[face]
         direction = rays[ray]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .textures import Texture
 
@@ -16,6 +17,8 @@ MAX_CORNERS = 8  # a wheel is an octagon
 BOX_MARGIN = 0.03  # metres
 
 Color = tuple[float, float, float]  # red, green, blue in [0, 1]
+Point = tuple[float, float, float]  # x, y, z in metres
+Outline = Sequence[tuple[float, float]] | np.ndarray  # (n, 2) metres
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class MeshBuilder:
     _paints: list[Paint] = field(default_factory=list)
     _middles: list[np.ndarray | None] = field(default_factory=list)  # of the body a face belongs to; None: two-sided
 
-    def panel(self, corners: object, paint: Paint) -> None:
+    def panel(self, corners: ArrayLike, paint: Paint) -> None:
         """A flat convex polygon (n, 3) that is seen from both sides."""
         self._add(np.asarray(corners, dtype=np.float64), paint, None)
 
@@ -71,14 +74,14 @@ class MeshBuilder:
         for face, paint in zip(faces, paints, strict=True):
             self._add(face, paint, middle)
 
-    def box(self, lower: object, upper: object, paint: Paint, top: Paint | None = None) -> None:
+    def box(self, lower: Point, upper: Point, paint: Paint, top: Paint | None = None) -> None:
         """An upright box between two corners, the top painted otherwise if wanted."""
         (x0, y0, z0), (x1, y1, z1) = lower, upper
         base = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         self.frustum(base, base, z0, z1, paint, top=top)
 
     def frustum(
-        self, base: object, cap: object, bottom: float, top_z: float, paint: Paint, top: Paint | None = None
+        self, base: Outline, cap: Outline, bottom: float, top_z: float, paint: Paint, top: Paint | None = None
     ) -> None:
         """A body between a polygon (n, 2) at height `bottom` and another of as many corners at `top_z`."""
         low = np.column_stack([np.asarray(base, dtype=np.float64), np.full(len(base), bottom)])
@@ -90,7 +93,7 @@ class MeshBuilder:
         self.solid([low, high, *sides], [paint, top or paint] + [paint] * len(sides))
 
     def extrude(
-        self, profile: object, left: float, right: float, sides: Paint, strips: Sequence[Paint] | Paint
+        self, profile: ArrayLike, left: float, right: float, sides: Paint, strips: Sequence[Paint] | Paint
     ) -> None:
         """A body with the convex side view `profile` (n, 2) in x and z, between y = right and y = left.
 
@@ -125,27 +128,27 @@ class MeshBuilder:
         for i in range(8):
             self.panel(np.stack([outer[i], outer[i + 1], inner[i + 1], inner[i]]), paint)
 
-    def beam(self, start: object, end: object, width: float, depth: float, paint: Paint) -> None:
+    def beam(self, start: ArrayLike, end: ArrayLike, width: float, depth: float, paint: Paint) -> None:
         """A bar of square section from one point to another, `width` along y and `depth` across."""
-        start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
-        along = (end - start) / np.linalg.norm(end - start)
+        first, last = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+        along = (last - first) / np.linalg.norm(last - first)
         sideways = np.cross(along, (0.0, 0.0, 1.0) if abs(along[2]) < 0.95 else (1.0, 0.0, 0.0))
         sideways *= width / 2 / np.linalg.norm(sideways)
         upward = np.cross(sideways, along)
         upward *= depth / 2 / np.linalg.norm(upward)
         section = np.stack([-sideways - upward, sideways - upward, sideways + upward, -sideways + upward])
-        ends = [start + section, end + section]
+        ends = [first + section, last + section]
         sides = [np.stack([ends[0][i], ends[0][i - 1], ends[1][i - 1], ends[1][i]]) for i in range(4)]
         self.solid([*ends, *sides], [paint] * 6)
 
-    def blob(self, center: object, radii: object, paint: Paint, wobble: np.ndarray | None = None) -> None:
+    def blob(self, center: ArrayLike, radii: Point, paint: Paint, wobble: np.ndarray | None = None) -> None:
         """A rounded body of three rings of six corners; `wobble` (3, 6) scales each corner's distance."""
         latitudes, longitudes = np.radians([[-50.0], [0.0], [50.0]]), np.arange(6) * (np.pi / 3)
         level = np.cos(latitudes)
         unit = np.stack([level * np.cos(longitudes), level * np.sin(longitudes), np.sin(latitudes).repeat(6, 1)], -1)
         scale = np.ones((3, 6)) if wobble is None else wobble
         rings = unit * np.asarray(radii) * scale[..., None] + np.asarray(center)
-        bottom, top = (np.asarray(center) + (0.0, 0.0, sign * radii[2]) for sign in (-1.0, 1.0))
+        bottom, top = (np.add(center, (0.0, 0.0, sign * radii[2])) for sign in (-1.0, 1.0))
         faces = []
         for i, j in zip(range(6), [1, 2, 3, 4, 5, 0], strict=True):
             faces += [np.stack([bottom, rings[0, i], rings[0, j]]), np.stack([top, rings[2, i], rings[2, j]])]
@@ -194,7 +197,9 @@ class MeshBuilder:
         flat = np.concatenate(self._faces)
         place = np.minimum(np.arange(MAX_CORNERS), count - 1)
         corners = flat[start + place]
-        middles = np.stack([corner if middle is None else middle for corner, middle in zip(corners[:, 0], self._middles, strict=True)])
+        middles = np.stack(
+            [corner if middle is None else middle for corner, middle in zip(corners[:, 0], self._middles, strict=True)]
+        )
         inward = np.einsum("fi,fi->f", _newell(corners), corners[:, 0] - middles) < 0
         return np.where(inward[:, None, None], flat[start + count - 1 - place], corners)
 

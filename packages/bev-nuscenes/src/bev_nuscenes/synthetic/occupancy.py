@@ -6,6 +6,7 @@ from -1 to 5.4 m, cells of 0.4 m.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,10 @@ LABELS: dict[str, int] = {
     "vegetation": 16,
 }
 _GROUND_LABELS = {Surface.DRIVEABLE: 11, Surface.SIDEWALK: 13, Surface.TERRAIN: 14}
-_SAMPLE_STEP = 0.2  # metres between the points a face is sampled at
+_TOP = LOWER[2] + CELL * (SHAPE[2] + 0.5)  # just above the grid, metres
+_SAMPLE_STEP = 0.25  # metres between the points a face is sampled at
+_RAY_STEP = np.float32(0.25)  # metres between the points at which a ray's cells are looked up
+_GRID_REACH = 58.0  # metres from the sensor to a corner of the grid
 _SLACK = 0.35  # metres a cell's centre may lie behind the surface that makes it occupied
 
 
@@ -84,14 +88,14 @@ def cell_centers() -> np.ndarray:
 
 
 def _label_cells(geometry: SceneGeometry, ego_to_global: np.ndarray, time: float) -> np.ndarray:
-    """Ground at z = 0, then scenery, then actors, each column of an object filled from its lowest to its highest face."""
+    """Ground at z = 0, then scenery, then actors, filled from lowest to highest face in each column."""
     semantics = np.full(SHAPE, FREE, dtype=np.uint8)
-    centers = cell_centers()[:, :, 0, :2]
-    x, y = (centers @ ego_to_global[axis, :2] + ego_to_global[axis, 3] for axis in (0, 1))
+    ahead, left = np.moveaxis(cell_centers()[:, :, 0, :2], -1, 0)
+    x, y = (row[0] * ahead + row[1] * left + row[3] for row in ego_to_global[:2])
     _, d = geometry.scene.road.to_road(x, y)
-    height = -(ego_to_global[2, 3] + centers @ ego_to_global[2, :2]) / ego_to_global[2, 2]
+    height = -(ego_to_global[2, 0] * ahead + ego_to_global[2, 1] * left + ego_to_global[2, 3]) / ego_to_global[2, 2]
     layer = np.floor((height - LOWER[2]) / CELL).astype(np.int64)
-    ground = np.array([_GROUND_LABELS[surface] for surface in Surface], dtype=np.uint8)[surface_at(d)]
+    ground = np.array([_GROUND_LABELS[kind] for kind in Surface], dtype=np.uint8)[surface_at(d)]
     column = np.indices(layer.shape)
     semantics[column[0], column[1], layer.clip(0, SHAPE[2] - 1)] = ground
     lowest, highest = _column_extents(geometry, ego_to_global, time)
@@ -125,12 +129,14 @@ def _column_extents(geometry: SceneGeometry, ego_to_global: np.ndarray, time: fl
 
 
 def _sample_faces(corners: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points spread over faces (F, V, 3), no farther apart than _SAMPLE_STEP: the face of each point, and (P, 3) points."""
-    u = np.cross(normals, np.where(np.abs(normals[:, 2:]) > 0.9, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+    """Points spread over faces (F, V, 3), no farther apart than _SAMPLE_STEP: their faces (P,) and places (P, 3)."""
+    u = np.cross(np.where(np.abs(normals[:, 2:]) > 0.9, (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), normals)
     u /= np.linalg.norm(u, axis=1, keepdims=True)
     v = np.cross(normals, u)
     reach = [np.einsum("fvi,fi->fv", corners, axis) for axis in (u, v)]
     low, extent = [r.min(axis=1) for r in reach], [np.ptp(r, axis=1) for r in reach]
+    walls = v[:, 2] > 0.99  # what rises above the grid need not be sampled: it fills its columns to the top anyway
+    extent[1] = np.where(walls, np.minimum(extent[1], np.maximum(_TOP - low[1], 0.0)), extent[1])
     steps = [np.maximum(np.ceil(e / _SAMPLE_STEP).astype(np.int64), 1) for e in extent]
     count = (steps[0] + 1) * (steps[1] + 1)
     face = np.repeat(np.arange(len(corners)), count)
@@ -150,17 +156,22 @@ def _sample_faces(corners: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray,
 
 def _lidar_mask(origin: np.ndarray, hits: np.ndarray) -> np.ndarray:
     """Cells that the rays from the sensor to its hits (N, 3) pass through or end in, ego frame."""
-    mask = np.zeros(SHAPE, dtype=np.uint8)
-    steps = 1.0 - np.arange(0.0, 1.0, CELL / 2 / 58.0)  # 58 m: the sensor to a corner of the grid
-    reach = np.linalg.norm(hits - origin, axis=1)
-    start = origin.astype(np.float32)
-    for distance in 58.0 * steps:
-        along = np.minimum(distance / reach, 1.0)[reach > distance - CELL / 2]
-        points = start + (hits[reach > distance - CELL / 2] - origin).astype(np.float32) * along[:, None].astype(np.float32)
-        cell = np.floor((points - LOWER.astype(np.float32)) * np.float32(1.0 / CELL)).astype(np.int32)
-        inside = ((cell >= 0) & (cell < SHAPE)).all(axis=1)
-        mask[tuple(cell[inside].T)] = 1
-    return mask
+    mask = np.zeros(math.prod(SHAPE), dtype=np.uint8)
+    reach = np.linalg.norm(hits - origin, axis=1).astype(np.float32)
+    order = np.argsort(-reach, kind="stable")  # so that the rays which get as far as a step come first
+    reach, rays = reach[order], ((hits - origin)[order] / (CELL * reach[order, None])).astype(np.float32).T
+    start = ((origin - LOWER) / CELL).astype(np.float32)
+    steps = np.arange(0.0, _GRID_REACH, _RAY_STEP, dtype=np.float32)
+    for step, far_enough in zip(steps, np.searchsorted(-reach, -steps, side="right"), strict=True):
+        _mark(mask, start, rays[:, :far_enough], np.minimum(step + _RAY_STEP, reach[:far_enough]))
+    return mask.reshape(SHAPE)
+
+
+def _mark(mask: np.ndarray, start: np.ndarray, rays: np.ndarray, distance: np.ndarray) -> None:
+    """Set the cells that rays (3, N), in cells per metre, are in at a distance (N,)."""
+    x, y, z = (np.floor(start[axis] + rays[axis] * distance).astype(np.int32) for axis in range(3))
+    inside = (x >= 0) & (x < SHAPE[0]) & (y >= 0) & (y < SHAPE[1]) & (z >= 0) & (z < SHAPE[2])
+    mask[((x * SHAPE[1] + y) * SHAPE[2] + z)[inside]] = 1
 
 
 def _camera_mask(ego_to_global: np.ndarray, cameras: Sequence[CameraDepth]) -> np.ndarray:

@@ -26,6 +26,10 @@ class Spans:
     first: np.ndarray  # (R,) int64
     last: np.ndarray  # (R,) int64
 
+    def select(self, chosen: np.ndarray) -> Spans:
+        """Only the runs that `chosen` (R,) marks."""
+        return Spans(self.face[chosen], self.row[chosen], self.first[chosen], self.last[chosen])
+
 
 @dataclass(frozen=True)
 class Visibility:
@@ -82,14 +86,14 @@ def resolve(spans: Spans, planes: np.ndarray, size: tuple[int, int]) -> Visibili
 def coverage(spans: Spans, size: tuple[int, int]) -> np.ndarray:
     """(H*W,) bool, the pixels any span covers."""
     width, height = size
-    change = np.zeros(width * height + 1, dtype=np.int32)
+    change = np.zeros(width * height + 1, dtype=np.int16)
     start = spans.row * width
-    np.add.at(change, start + spans.first, 1)
-    np.add.at(change, start + spans.last + 1, -1)
-    return np.cumsum(change[:-1]) > 0
+    np.add.at(change, start + spans.first, np.int16(1))
+    np.add.at(change, start + spans.last + 1, np.int16(-1))
+    return np.cumsum(change[:-1], dtype=np.int16) > 0
 
 
-def count_footprints(spans: Spans, owners: np.ndarray, num_objects: int, width: int) -> np.ndarray:
+def count_footprints(spans: Spans, owners: np.ndarray, num_objects: int) -> np.ndarray:
     """(num_objects,) pixels each object would cover with nothing before it; `owners` (F,) is the object of a face."""
     owner = owners[spans.face]
     left, top = (np.full(num_objects, np.iinfo(np.int64).max) for _ in range(2))
@@ -101,17 +105,24 @@ def count_footprints(spans: Spans, owners: np.ndarray, num_objects: int, width: 
     seen = right >= 0
     box_width = np.where(seen, right - left + 2, 0)  # one spare column ends a run inside its row
     area = np.where(seen, box_width * (bottom - top + 1), 0)
-    start = np.concatenate([[0], np.cumsum(area)])
-    change = np.zeros(start[-1] + 1, dtype=np.int32)
+    start = np.cumsum(area) - area
+    change = np.zeros(area.sum() + 1, dtype=np.int16)
     row_start = start[owner] + (spans.row - top[owner]) * box_width[owner] - left[owner]
-    np.add.at(change, row_start + spans.first, 1)
-    np.add.at(change, row_start + spans.last + 1, -1)
-    total = np.concatenate([[0], np.cumsum(np.cumsum(change[:-1]) > 0)])
-    return total[start[1:]] - total[start[:-1]]
+    np.add.at(change, row_start + spans.first, np.int16(1))
+    np.add.at(change, row_start + spans.last + 1, np.int16(-1))
+    counts = np.zeros(num_objects, dtype=np.int64)
+    covered = np.cumsum(change[:-1], dtype=np.int16) > 0
+    counts[seen] = np.add.reduceat(covered, start[seen], dtype=np.int64) if seen.any() else 0
+    return counts
 
 
 def _spans_of(
-    group: np.ndarray, edges: list[int], corners: np.ndarray, normals: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]
+    group: np.ndarray,
+    edges: list[int],
+    corners: np.ndarray,
+    normals: np.ndarray,
+    intrinsics: np.ndarray,
+    size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Face, row, first and last column of the spans of some faces."""
     width, height = size

@@ -48,8 +48,8 @@ def record_frame(root: Path, options: WorldOptions, scene_name: str, frame: int)
     _save_occupancy(folder / "labels.npz", record, geometry, sweep, pictures)
     return Sightings(
         count_actor_points(record, sweep[0], sweep[1]),
-        sum(picture.footprints for _, picture in pictures),
-        sum(picture.visible for _, picture in pictures),
+        np.sum([picture.footprints for _, picture in pictures], axis=0),
+        np.sum([picture.visible for _, picture in pictures], axis=0),
     )
 
 
@@ -69,7 +69,9 @@ def shoot_lidar(record: SceneRecord, geometry: SceneGeometry, shot: Shot, seed: 
 def count_actor_points(record: SceneRecord, shot: Shot, sweep: Sweep) -> np.ndarray:
     """(A,) returns of every actor that lie in its box; the ground below it does not count."""
     lidar_to_global = shot.ego_to_global @ record.calibration[LIDAR].sensor_to_ego
-    points = np.einsum("ij,nj->ni", lidar_to_global[:3, :3], sweep.points[:, :3].astype(np.float64)) + lidar_to_global[:3, 3]
+    points = (
+        np.einsum("ij,nj->ni", lidar_to_global[:3, :3], sweep.points[:, :3].astype(np.float64)) + lidar_to_global[:3, 3]
+    )
     time = record.seconds(shot.timestamp)
     counts = np.zeros(len(record.scene.actors), dtype=np.int64)
     for index in np.unique(sweep.owners[(sweep.owners >= 0) & (sweep.owners < len(counts))]):
@@ -99,10 +101,19 @@ def _make_geometry(options: WorldOptions, scene_name: str) -> SceneGeometry:
 
 
 def _save_occupancy(
-    path: Path, record: SceneRecord, geometry: SceneGeometry, sweep: tuple[Shot, Sweep], pictures: list[tuple[Shot, Picture]]
+    path: Path,
+    record: SceneRecord,
+    geometry: SceneGeometry,
+    sweep: tuple[Shot, Sweep],
+    pictures: list[tuple[Shot, Picture]],
 ) -> None:
     shot, cast = sweep
-    cameras = [CameraDepth(record.calibration[taken.channel], taken.ego_to_global, picture.depth) for taken, picture in pictures]
+    cameras = [
+        CameraDepth(record.calibration[taken.channel], taken.ego_to_global, picture.depth)
+        for taken, picture in pictures
+    ]
     lidar_to_ego = record.calibration[LIDAR].sensor_to_ego
     points = cast.points[:, :3].astype(np.float64)
-    make_occupancy(geometry, shot.ego_to_global, record.seconds(shot.timestamp), lidar_to_ego, points, cameras).save(path)
+    make_occupancy(geometry, shot.ego_to_global, record.seconds(shot.timestamp), lidar_to_ego, points, cameras).save(
+        path
+    )

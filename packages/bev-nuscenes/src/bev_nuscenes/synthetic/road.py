@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 LANE_CENTERS = (1.75, 5.25)  # |d| of the two driving lanes of each direction
 LANE_EDGE = 7.0
@@ -42,11 +43,10 @@ class Road:
     curvature: float
     crossings: tuple[float, ...] = ()  # s of the zebra crossings' middles
 
-    def to_global(self, s: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def to_global(self, s: ArrayLike, d: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Global x, y (metres) and road heading (radians) of road coordinates; shapes broadcast."""
-        s, d = np.asarray(s, dtype=np.float64), np.asarray(d, dtype=np.float64)
-        angle = self.heading + self.curvature * s
-        reach = d - 1.0 / self.curvature
+        angle = self.heading + self.curvature * np.asarray(s, dtype=np.float64)
+        reach = np.asarray(d, dtype=np.float64) - 1.0 / self.curvature
         center_x, center_y = self.center
         return center_x - np.sin(angle) * reach, center_y + np.cos(angle) * reach, angle
 
@@ -58,7 +58,7 @@ class Road:
         radius = np.sqrt(to_point_x * to_point_x + to_point_y * to_point_y)
         d = 1.0 / self.curvature - side * radius
         cos_h, sin_h = np.cos(self.heading), np.sin(self.heading)
-        # The left normal at the point is -side * to_point / radius; its angle against the normal at s = 0 is curvature * s.
+        # The left normal is -side * to_point / radius; it has turned by curvature * s since s = 0.
         along = side * (to_point_x * cos_h + to_point_y * sin_h)
         across = side * (to_point_x * sin_h - to_point_y * cos_h)
         return np.arctan2(along, across) / self.curvature, d

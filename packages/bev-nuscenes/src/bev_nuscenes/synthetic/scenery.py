@@ -30,20 +30,31 @@ def make_building(width: float, depth: float, height: float, rng: np.random.Gene
     texture = (Texture.FACADE, Texture.BANDS, Texture.FACADE)[rng.integers(3)]
     front = Paint(wall, window, texture, period=rng.uniform(6.0, 7.2))
     half, side = depth / 2, width / 2
-    plinth = Paint(tuple(0.6 * channel for channel in wall), (0.75, 0.72, 0.68), Texture.BRICK, 1.6)
+    plinth = Paint(_shade(wall, 0.6), (0.75, 0.72, 0.68), Texture.BRICK, 1.6)
     build = MeshBuilder()
     build.box((-half, -side, 0.8), (half, side, height), front, top=Paint((0.45, 0.44, 0.43)))
     build.box((-half, -side - 0.06, 0.0), (half + 0.06, side + 0.06, 0.8), plinth)
-    build.box((-half, -side - 0.2, height), (half + 0.2, side + 0.2, height + 0.6), Paint(tuple(0.85 * c for c in wall)))
+    build.box((-half, -side - 0.2, height), (half + 0.2, side + 0.2, height + 0.6), Paint(_shade(wall, 0.85)))
     if rng.random() < 0.6:  # a shop: glass and an awning
         start = rng.uniform(-side * 0.9, 0.0)
         end = start + min(rng.uniform(4.0, 8.0), side * 0.9)
         glass = Paint((0.85, 0.84, 0.8), (0.14, 0.17, 0.2), Texture.WINDOW_ROW, fitted=True)
-        build.panel([(half + 0.07, start, 0.4), (half + 0.07, end, 0.4), (half + 0.07, end, 2.7), (half + 0.07, start, 2.7)], glass)
+        build.panel(
+            [(half + 0.07, start, 0.4), (half + 0.07, end, 0.4), (half + 0.07, end, 2.7), (half + 0.07, start, 2.7)],
+            glass,
+        )
         awning = Paint(_pick(((0.7, 0.15, 0.12), (0.15, 0.4, 0.3), (0.15, 0.25, 0.5), (0.85, 0.7, 0.3)), rng))
-        build.panel([(half + 0.05, start, 3.2), (half + 0.05, end, 3.2), (half + 1.2, end, 2.75), (half + 1.2, start, 2.75)], awning)
+        build.panel(
+            [(half + 0.05, start, 3.2), (half + 0.05, end, 3.2), (half + 1.2, end, 2.75), (half + 1.2, start, 2.75)],
+            awning,
+        )
     door = rng.uniform(0.2, 0.7) * side
-    frame = [(half + 0.08, door, 0.0), (half + 0.08, door + 1.2, 0.0), (half + 0.08, door + 1.2, 2.3), (half + 0.08, door, 2.3)]
+    frame = [
+        (half + 0.08, door, 0.0),
+        (half + 0.08, door + 1.2, 0.0),
+        (half + 0.08, door + 1.2, 2.3),
+        (half + 0.08, door, 2.3),
+    ]
     build.panel(frame, Paint((0.25, 0.16, 0.10)))
     return build.build()
 
@@ -54,7 +65,13 @@ def make_tree(height: float, rng: np.random.Generator) -> Mesh:
     leaves = Paint(dark, bright, Texture.LEAVES, period=2.2)
     crown_bottom = height * rng.uniform(0.28, 0.4)
     build = MeshBuilder()
-    build.beam((0.0, 0.0, 0.0), (0.0, 0.0, crown_bottom + 0.8), 0.3, 0.3, Paint((0.30, 0.23, 0.17), texture=Texture.BARK, period=1.2))
+    build.beam(
+        (0.0, 0.0, 0.0),
+        (0.0, 0.0, crown_bottom + 0.8),
+        0.3,
+        0.3,
+        Paint((0.30, 0.23, 0.17), texture=Texture.BARK, period=1.2),
+    )
     spread = (height - crown_bottom) * rng.uniform(0.36, 0.5)
     for _ in range(3):
         offset = rng.uniform(-0.4, 0.4, 2) * spread
@@ -79,7 +96,9 @@ def make_bush(radius: float, rng: np.random.Generator) -> Mesh:
     dark, bright = LEAVES[rng.integers(len(LEAVES))]
     build = MeshBuilder()
     wobble = rng.uniform(0.8, 1.15, (3, 6))
-    build.blob((0.0, 0.0, 0.55 * radius), (radius, radius, 0.8 * radius), Paint(dark, bright, Texture.LEAVES, 1.4), wobble)
+    build.blob(
+        (0.0, 0.0, 0.55 * radius), (radius, radius, 0.8 * radius), Paint(dark, bright, Texture.LEAVES, 1.4), wobble
+    )
     return build.build()
 
 
@@ -107,3 +126,8 @@ def make_sign(rng: np.random.Generator) -> Mesh:
 
 def _pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
     return options[rng.integers(len(options))]
+
+
+def _shade(color: Color, factor: float) -> Color:
+    red, green, blue = color
+    return factor * red, factor * green, factor * blue

@@ -8,11 +8,28 @@ from hashlib import md5
 
 import numpy as np
 
-from .calibration import LIDAR, RENDERED_CAMERAS, SensorCalibration, euler_to_rotation, make_calibration, make_transform, trigger_times
+from .calibration import (
+    LIDAR,
+    RENDERED_CAMERAS,
+    SensorCalibration,
+    euler_to_rotation,
+    make_calibration,
+    make_transform,
+    trigger_times,
+)
 from .layout import Scene, make_scene
 from .shading import GroundTable, Lighting, make_ground_table, make_lighting
 
-MINI_TRAIN = ("scene-0061", "scene-0553", "scene-0655", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100")
+MINI_TRAIN = (
+    "scene-0061",
+    "scene-0553",
+    "scene-0655",
+    "scene-0757",
+    "scene-0796",
+    "scene-1077",
+    "scene-1094",
+    "scene-1100",
+)
 MINI_VAL = ("scene-0103", "scene-0916")
 KEY_INTERVAL_US = 500_000
 _FIRST_TIME_US = 1_532_402_900_000_000
@@ -113,17 +130,22 @@ def _make_shots(options: WorldOptions, scene: Scene, index: int, first_time: int
     shots = []
     for frame in range(options.samples_per_scene):
         key_time = first_time + frame * KEY_INTERVAL_US
-        moments = [(key_time, True, (LIDAR, *RENDERED_CAMERAS))]
+        moments: list[tuple[int, bool, tuple[str, ...]]] = [(key_time, True, (LIDAR, *RENDERED_CAMERAS))]
         if frame:
-            for channels, count in (((LIDAR,), options.sweeps), (RENDERED_CAMERAS, options.camera_sweeps)):
-                gap = KEY_INTERVAL_US // (count + 1)
-                moments += [(key_time - step * gap, False, channels) for step in range(1, count + 1)]
+            moments += [(time, False, (LIDAR,)) for time in _between(key_time, options.sweeps)]
+            moments += [(time, False, RENDERED_CAMERAS) for time in _between(key_time, options.camera_sweeps)]
         for time, is_key, channels in moments:
             rng = np.random.default_rng([options.seed, index, 3, time - first_time])
             times = {LIDAR: time, **trigger_times(time, rng)}
             for channel in channels:
                 shots.append(_make_shot(scene, channel, times[channel], frame, is_key, first_time, logfile))
     return sorted(shots, key=lambda shot: (shot.timestamp, shot.channel))
+
+
+def _between(key_time: int, count: int) -> list[int]:
+    """Evenly spread times between the key frame before and this one."""
+    gap = KEY_INTERVAL_US // (count + 1)
+    return [key_time - step * gap for step in range(1, count + 1)]
 
 
 def _make_shot(scene: Scene, channel: str, time: int, frame: int, is_key: bool, first_time: int, logfile: str) -> Shot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ ROWS_PER_CHUNK = 48  # 48 x 1600 pixels of float32 stay in the second-level cach
 HAZE_LENGTH = 420.0  # metres after which 1/e of an object's own colour is left
 SHADOW = 0.5  # brightness of the ground in an object's shadow
 GROUND_PERIOD = 4.0  # metres per repetition of the ground's texture
+_SHIFT = 512.0  # whole repeats added to texture coordinates, which so stay positive
+_Channels = Iterator[np.ndarray]  # red, green, blue in [0, 255], float32, one value per pixel
 _MIP_LOG = int(np.log2(TILE))
 
 _CELL = 0.05  # metres per entry of the ground's cross-section table
@@ -80,7 +83,9 @@ def make_ground_table(rng: np.random.Generator) -> GroundTable:
     blurred = [variants]
     for level in range(1, _BLURS):
         blurred.append(_box_blur(variants, 2**level))
-    texture = np.array([Texture.ASPHALT] * 3 + [Texture.PLAIN, Texture.PAVING, Texture.GRASS, Texture.GRASS], dtype=np.int32)
+    texture = np.array(
+        [Texture.ASPHALT] * 3 + [Texture.PLAIN, Texture.PAVING, Texture.GRASS, Texture.GRASS], dtype=np.int32
+    )
     if land is not grass:
         texture[-1] = Texture.PAVING
     color = 255.0 * np.stack(blurred).astype(np.float32)  # blur, variant, cell, channel
@@ -117,16 +122,23 @@ class FacePaint:
     """Per-face shading constants of one image, in columns so that a pixel looks each up with one gather."""
 
     def __init__(
-        self, faces: FaceSet, mesh: Mesh, frame_to_global: np.ndarray, intrinsics: np.ndarray, lighting: Lighting, planes: np.ndarray
+        self,
+        faces: FaceSet,
+        mesh: Mesh,
+        frame_to_global: np.ndarray,
+        intrinsics: np.ndarray,
+        lighting: Lighting,
+        planes: np.ndarray,
     ) -> None:
         rotation, rows = faces.rotations[faces.owners], faces.faces
         u_axes = np.einsum("fij,fj->fi", rotation, mesh.u_axes[rows])
         v_axes = np.einsum("fij,fj->fi", rotation, mesh.v_axes[rows])
         origins = np.einsum("fij,fj->fi", rotation, mesh.origins[rows]) + faces.translations[faces.owners]
         # u * inverse_depth is linear in the pixel; whole repeats are added so that u stays positive.
-        shift = 512.0
         self.u, self.v = (
-            (pixel_plane(axes, intrinsics) + (shift - np.einsum("fi,fi->f", origins, axes))[:, None] * planes).T.astype(np.float32)
+            (
+                pixel_plane(axes, intrinsics) + (_SHIFT - np.einsum("fi,fi->f", origins, axes))[:, None] * planes
+            ).T.astype(np.float32)
             for axes in (u_axes, v_axes)
         )
         middle = faces.corners.mean(axis=1)
@@ -195,33 +207,40 @@ class _Painter:
         angle = np.arctan2(forward[1], forward[0]) - (view.road.heading + view.road.curvature * s)
         cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
         # Size of a pixel on the ground: depth / focal across the view, depth**2 / (focal * height) along it.
-        self.lateral = (cos / focal, sin / (focal * eye[2]))
-        self.longitudinal = (sin / focal, cos / (focal * eye[2]))
+        self.lateral = (float(cos / focal), float(sin / (focal * eye[2])))
+        self.longitudinal = (float(sin / focal), float(cos / (focal * eye[2])))
+        self.texels = float(TILE / GROUND_PERIOD / np.sqrt(eye[2]) / focal)  # times depth**1.5: texels per pixel
 
     def paint(self, rows: np.ndarray, face: np.ndarray, inverse_depth: np.ndarray, shadow: np.ndarray) -> np.ndarray:
         """(len(rows) * width, 3) uint8."""
         width = self.view.size[0]
-        v, u = (a.ravel() for a in np.meshgrid(rows.astype(np.float32), np.arange(width, dtype=np.float32), indexing="ij"))
+        v, u = (
+            a.ravel() for a in np.meshgrid(rows.astype(np.float32), np.arange(width, dtype=np.float32), indexing="ij")
+        )
         ground = _plane(self.ground_plane, u, v)
         on_face = inverse_depth > np.maximum(ground, 0.0)
-        colors = np.empty((3, len(u)), dtype=np.float32)
         on_ground = ~on_face & (ground > 4e-4)
-        for mask, painter in ((on_face, self._faces), (on_ground, self._ground), (~on_face & ~on_ground, self._sky)):
-            pixels = np.flatnonzero(mask)
-            if len(pixels):
-                inverse = np.where(on_face, inverse_depth, ground)[pixels]
-                colors[:, pixels] = painter(u[pixels], v[pixels], inverse, face[pixels], shadow[pixels])
-        return np.clip(colors + 0.5, 0, 255).astype(np.uint8).T
+        in_sky = ~(on_face | on_ground)
+        image = np.empty((len(u), 3), dtype=np.uint8)
+        for pixels, colors in (
+            (on_face, lambda at: self._faces(u[at], v[at], inverse_depth[at], face[at])),
+            (on_ground, lambda at: self._ground(u[at], v[at], ground[at], shadow[at])),
+            (in_sky, lambda at: self._sky(u[at], v[at])),
+        ):
+            place = np.flatnonzero(pixels)
+            for channel, values in enumerate(colors(place)):
+                image[place, channel] = np.minimum(values, 255.0).astype(np.uint8)
+        return image
 
-    def _faces(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, face: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+    def _faces(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, face: np.ndarray) -> _Channels:
         paint = self.face_paint
         depth = 1.0 / inverse
         repeat_u, repeat_v = (_plane([column[face] for column in axis], u, v) * depth for axis in (paint.u, paint.v))
         mix, light = _look_up(self.atlas, paint.tile[face], repeat_u, repeat_v, paint.texels[face] * depth)
-        colors = np.stack([(first[face] + step[face] * mix) * light for first, step in zip(paint.first, paint.step, strict=True)])
+        colors = ((first[face] + step[face] * mix) * light for first, step in zip(paint.first, paint.step, strict=True))
         return self._add_haze(colors, depth)
 
-    def _ground(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, face: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+    def _ground(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, shadow: np.ndarray) -> _Channels:
         view, table = self.view, self.view.ground
         depth = 1.0 / inverse
         x, y = (_plane(self.ray[axis], u, v) * depth + np.float32(view.camera_to_global[axis, 3]) for axis in (0, 1))
@@ -230,53 +249,53 @@ class _Painter:
         blur = np.clip(_floor_log2(depth * (self.lateral[0] + self.lateral[1] * depth) * (1.4 / _CELL)), 0, _BLURS - 1)
         variant = self._variant(s, depth * (self.longitudinal[0] + self.longitudinal[1] * depth))
         entry = (blur * (_FAR + 1) + variant) * table.cells + cell
-        footprint = depth * np.sqrt(depth) * np.float32(TILE / GROUND_PERIOD / np.sqrt(view.camera_to_global[2, 3]))
-        tile = table.texture[cell]
-        shift = np.float32(512.0)
-        _, light = _look_up(
-            self.atlas, tile, s / GROUND_PERIOD + shift, d / GROUND_PERIOD + shift, footprint / view.intrinsics[0, 0]
-        )
-        sun_part = view.lighting.sun * view.lighting.to_sun[2]
-        lit = (view.lighting.ambient + sun_part).astype(np.float32)[:, None]
-        dark = (SHADOW * lit).astype(np.float32)
-        light = light * np.float32(1.0 / LIGHT_UNIT) * np.where(shadow, dark, lit)
-        return self._add_haze(np.stack([channel[entry] for channel in table.color]) * light, depth)
+        footprint = depth * np.sqrt(depth) * self.texels
+        turns_s, turns_d = (place * (1.0 / GROUND_PERIOD) + _SHIFT for place in (s, d))
+        _, light = _look_up(self.atlas, table.texture[cell], turns_s, turns_d, footprint)
+        light *= np.where(shadow, np.float32(SHADOW), np.float32(1.0))
+        lit = (view.lighting.ambient + view.lighting.sun * view.lighting.to_sun[2]) / LIGHT_UNIT
+        colors = (channel[entry] * (light * float(lamp)) for channel, lamp in zip(table.color, lit, strict=True))
+        return self._add_haze(colors, depth)
 
     def _variant(self, s: np.ndarray, footprint: np.ndarray) -> np.ndarray:
         """Which cross-section holds at s; far away, where dashes are finer than a pixel, their mean does."""
-        dash = (s % 9.0) < 3.0
-        bay = (s % BAY_LENGTH) < 0.12
-        variant = dash + (np.int32(_BAY) * bay)  # _DASH_BAY is _DASH + _BAY
+        dash, bay = (_phase(s, period) < part for period, part in ((9.0, 1 / 3), (BAY_LENGTH, 0.12 / BAY_LENGTH)))
+        variant = dash + np.int32(_BAY) * bay  # _DASH_BAY is _DASH + _BAY
         for crossing in self.view.road.crossings:
             variant = np.where(np.abs(s - crossing) < 2.0, _ZEBRA, variant)
         return np.where((footprint > 2.0) & (variant != _ZEBRA), _FAR, variant).astype(np.int32)
 
-    def _sky(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, face: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+    def _sky(self, u: np.ndarray, v: np.ndarray) -> _Channels:
         lighting = self.view.lighting
         x, y, z = (_plane(axis, u, v) for axis in self.ray)
         rise = z / np.sqrt(x * x + y * y + z * z)
         blend = np.clip(rise * 1.8, 0.0, 1.0)
         scale = 0.16 / (np.maximum(z, 0.0) + 0.12)
-        zeros = np.zeros(len(u), dtype=np.int32)
-        cloud, _ = _look_up(self.atlas, zeros + Texture.CLOUDS, x * scale + 64.0, y * scale + 64.0, zeros + np.float32(1.0))
-        cloud = np.clip(cloud / 255.0 - 0.75 + 0.6 * lighting.cloudiness, 0.0, 1.0) * blend
-        azimuth = (np.arctan2(y, x) * np.float32(180 / np.pi)).astype(np.int32) % 360
+        tile, texels = np.full(len(u), Texture.CLOUDS, dtype=np.int32), np.ones(len(u), dtype=np.float32)
+        cloud, _ = _look_up(self.atlas, tile, x * scale + _SHIFT, y * scale + _SHIFT, texels)
+        cloud = np.clip(cloud * (1 / 255) + (0.6 * lighting.cloudiness - 0.75), 0.0, 1.0) * blend
+        azimuth = (np.arctan2(y, x) * (180 / np.pi)).astype(np.int32) % 360
         hill = rise < lighting.hills.astype(np.float32)[azimuth]
-        colors = []
-        for channel in range(3):
-            clear = lighting.horizon[channel] + (lighting.zenith[channel] - lighting.horizon[channel]) * blend
-            open_sky = clear + (0.97 - clear) * cloud
-            colors.append(255.0 * np.where(hill, 0.72 * lighting.horizon[channel] + (-0.06, -0.03, -0.09)[channel], open_sky))
-        return np.stack(colors).astype(np.float32)
+        for horizon, zenith, tint in zip(lighting.horizon, lighting.zenith, (-0.06, -0.03, -0.09), strict=True):
+            clear = 255 * float(horizon) + 255 * float(zenith - horizon) * blend
+            yield np.where(hill, np.float32(255 * (0.72 * horizon + tint)), clear + (247.0 - clear) * cloud)
 
-    def _add_haze(self, colors: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        kept = np.exp(depth * np.float32(-1.0 / HAZE_LENGTH))
-        return colors * kept + self.haze[:, None] * (1.0 - kept)
+    def _add_haze(self, colors: _Channels, depth: np.ndarray) -> _Channels:
+        kept = np.exp(depth * (-1.0 / HAZE_LENGTH))
+        lost = 1.0 - kept
+        for channel, haze in zip(colors, self.haze, strict=True):
+            yield channel * kept + haze * lost
 
 
-def _plane(coefficients: object, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """a*u + b*v + c in float32, where a, b, c are numbers or arrays as long as u."""
-    a, b, c = (np.float32(k) if np.ndim(k) == 0 else k for k in coefficients)
+def _phase(values: np.ndarray, period: float) -> np.ndarray:
+    """Place within a period, in [0, 1)."""
+    turns = values * (1.0 / period)
+    return turns - np.floor(turns)
+
+
+def _plane(coefficients: Iterable[np.ndarray], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """a*u + b*v + c in float32, where a, b, c are single values or arrays as long as u."""
+    a, b, c = (k.astype(np.float32, copy=False) for k in coefficients)
     return a * u + b * v + c
 
 

@@ -24,7 +24,13 @@ SHIRTS: tuple[Color, ...] = (
     (0.5, 0.3, 0.5),
     (0.35, 0.55, 0.7),
 )
-TROUSERS: tuple[Color, ...] = ((0.12, 0.14, 0.25), (0.1, 0.1, 0.1), (0.35, 0.32, 0.28), (0.25, 0.27, 0.3), (0.5, 0.45, 0.38))
+TROUSERS: tuple[Color, ...] = (
+    (0.12, 0.14, 0.25),
+    (0.1, 0.1, 0.1),
+    (0.35, 0.32, 0.28),
+    (0.25, 0.27, 0.3),
+    (0.5, 0.45, 0.38),
+)
 VEST: Color = (0.95, 0.55, 0.05)
 HELMET: Color = (0.95, 0.85, 0.1)
 
@@ -65,7 +71,13 @@ def make_bicycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mesh:
         build.ring(x, 0.0, radius, 0.07, TYRE)
     seat, handle = (-0.18, 0.0, 0.86 * frame_height), (front - 0.12, 0.0, frame_height - 0.02)
     crank = (-0.02, 0.0, radius)
-    for start, end in (((rear, 0.0, radius), crank), (crank, seat), (seat, handle), (crank, handle), (handle, (front, 0.0, radius))):
+    for start, end in (
+        ((rear, 0.0, radius), crank),
+        (crank, seat),
+        (seat, handle),
+        (crank, handle),
+        (handle, (front, 0.0, radius)),
+    ):
         build.beam(start, end, 0.06, 0.06, frame)
     build.box((-0.32, -0.08, seat[2]), (-0.06, 0.08, seat[2] + 0.06), Paint((0.1, 0.1, 0.1)))
     build.box((front - 0.16, -side, frame_height - 0.05), (front - 0.08, side, frame_height), Paint((0.1, 0.1, 0.1)))
@@ -80,7 +92,9 @@ def make_motorcycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mes
     half, side = length / 2, width / 2
     tall = 1.15 if rider else height
     radius = 0.29
-    color = Paint(_pick(((0.7, 0.08, 0.08), (0.1, 0.1, 0.12), (0.12, 0.25, 0.6), (0.85, 0.85, 0.85), (0.9, 0.5, 0.05)), rng))
+    color = Paint(
+        _pick(((0.7, 0.08, 0.08), (0.1, 0.1, 0.12), (0.12, 0.25, 0.6), (0.85, 0.85, 0.85), (0.9, 0.5, 0.05)), rng)
+    )
     build = MeshBuilder()
     front, rear = half - radius, -half + radius
     for x in (rear, front):
@@ -136,10 +150,18 @@ def make_barrier(size: Size, rng: np.random.Generator) -> Mesh:
 
 
 def _add_rider(
-    build: MeshBuilder, seat: tuple[float, float], grip: tuple[float, float], side: float, height: float, rng: np.random.Generator
+    build: MeshBuilder,
+    seat: tuple[float, float],
+    grip: tuple[float, float],
+    side: float,
+    height: float,
+    rng: np.random.Generator,
 ) -> None:
     """A seated person; `seat` and `grip` are (x, z) of saddle and handlebar."""
-    shirt, trousers = Paint(_pick(SHIRTS, rng), texture=Texture.CLOTH), Paint(_pick(TROUSERS, rng), texture=Texture.CLOTH)
+    shirt, trousers = (
+        Paint(_pick(SHIRTS, rng), texture=Texture.CLOTH),
+        Paint(_pick(TROUSERS, rng), texture=Texture.CLOTH),
+    )
     skin = Paint(_pick(SKIN, rng))
     helmet = Paint(_pick(((0.9, 0.9, 0.9), (0.1, 0.1, 0.1), (0.8, 0.1, 0.1), (0.1, 0.3, 0.7)), rng))
     (seat_x, seat_z), (grip_x, grip_z) = seat, grip

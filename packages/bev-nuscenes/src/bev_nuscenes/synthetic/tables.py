@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,10 +19,9 @@ from .schedule import SceneRecord, Shot, WorldOptions, make_token
 VERSION = "v1.0-mini"
 ANNOTATED_RANGE = 60.0  # metres from the ego car
 SEEN_PIXELS = 60  # an actor without LiDAR points is annotated where at least so many pixels of it show
-MAP_SIDE = 320.0  # metres
 MAP_STEP = 0.1  # metres per pixel, fixed by the devkit
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 _VISIBILITY_LIMITS = (0.4, 0.6, 0.8)
 _VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
@@ -90,13 +90,19 @@ class Tables:
 def make_tables(options: WorldOptions, recorded: Iterable[tuple[SceneRecord, Sequence[Sightings]]]) -> Tables:
     """All tables for scenes and what was seen in each of their key frames."""
     tables = Tables()
-    tables.attribute += [{"token": make_token("attribute", n), "name": n, "description": n.replace(".", " ")} for n in _ATTRIBUTES]
-    tables.category += [{"token": make_token("category", n), "name": n, "description": n.replace(".", " ")} for n in _CATEGORIES]
+    tables.attribute += [
+        {"token": make_token("attribute", n), "name": n, "description": n.replace(".", " ")} for n in _ATTRIBUTES
+    ]
+    tables.category += [
+        {"token": make_token("category", n), "name": n, "description": n.replace(".", " ")} for n in _CATEGORIES
+    ]
     channels = ((RENDERED_CAMERAS, "camera"), ((LIDAR,), "lidar"), (_RADARS, "radar"))
     for names, modality in channels:
         tables.sensor += [{"token": make_token("sensor", n), "channel": n, "modality": modality} for n in names]
     for number, level in enumerate(_VISIBILITIES, start=1):
-        tables.visibility.append({"description": f"visible part in percent: {level[1:]}", "token": str(number), "level": level})
+        tables.visibility.append(
+            {"description": f"visible part in percent: {level[1:]}", "token": str(number), "level": level}
+        )
     for record, sightings in recorded:
         writer = _SceneWriter(tables, options, record)
         writer.add_scene()
@@ -107,7 +113,7 @@ def make_tables(options: WorldOptions, recorded: Iterable[tuple[SceneRecord, Seq
 
 def write_map_mask(path: Path, record: SceneRecord) -> None:
     """A mask PNG, 255 on the road and its sidewalks; y grows upwards from the last row, as the devkit wants it."""
-    edge = int(MAP_SIDE / MAP_STEP)
+    edge = round(record.scene.extent / MAP_STEP)
     center = (np.arange(edge, dtype=np.float32) + 0.5) * np.float32(MAP_STEP)
     _, d = record.scene.road.to_road(center[None, :], center[::-1, None])
     Image.fromarray((np.abs(d) < SIDEWALK_EDGE).astype(np.uint8) * 255).save(path)
@@ -134,7 +140,9 @@ class _SceneWriter:
         )
         key_times = [shot.timestamp for shot in record.shots if shot.channel == LIDAR and shot.is_key_frame]
         for token, time, (before, after) in zip(self.samples, key_times, _neighbours(self.samples), strict=True):
-            self.tables.sample.append({"token": token, "timestamp": time, "prev": before, "next": after, "scene_token": scene})
+            self.tables.sample.append(
+                {"token": token, "timestamp": time, "prev": before, "next": after, "scene_token": scene}
+            )
 
     def add_shots(self) -> None:
         for sensor in self.record.calibration.values():
@@ -178,7 +186,9 @@ class _SceneWriter:
 
     def add_annotations(self, sightings: Sequence[Sightings]) -> None:
         times = [1e-6 * frame * 500_000 for frame in self.frames]
-        egos = [np.array(self.record.scene.ego.pose(self.record.scene.road, time)[:2], dtype=np.float64) for time in times]
+        egos = [
+            np.array(self.record.scene.ego.pose(self.record.scene.road, time)[:2], dtype=np.float64) for time in times
+        ]
         for index in range(len(self.record.scene.actors)):
             centers = [actor_center(self.record, index, time) for time in times]
             seen = [
@@ -198,7 +208,9 @@ class _SceneWriter:
         tokens = [self._token("sample_annotation", index, frame) for frame in frames]
         ends = {"first_annotation_token": tokens[0], "last_annotation_token": tokens[-1]}
         category = make_token("category", actor.category)
-        self.tables.instance.append({"token": instance, "category_token": category, "nbr_annotations": len(tokens), **ends})
+        self.tables.instance.append(
+            {"token": instance, "category_token": category, "nbr_annotations": len(tokens), **ends}
+        )
         for frame, token, (before, after) in zip(frames, tokens, _neighbours(tokens), strict=True):
             yaw = float(actor.path.pose(self.record.scene.road, times[frame])[2])
             self.tables.sample_annotation.append(

@@ -56,7 +56,7 @@ def make_atlas() -> Atlas:
     light = np.stack([np.broadcast_to(tile[1], (TILE, TILE)) for tile in tiles])
     levels = [(mix, light)]
     while levels[-1][0].shape[-1] > 1:
-        levels.append(tuple(_halve(channel) for channel in levels[-1]))
+        levels.append((_halve(levels[-1][0]), _halve(levels[-1][1])))
     sizes = [level[0].size for level in levels]
     return Atlas(
         np.concatenate([_to_bytes(level[0] * 255.0).ravel() for level in levels]),
@@ -85,7 +85,8 @@ def _noise(rng: np.random.Generator, falloff: float) -> np.ndarray:
 def _grid() -> tuple[np.ndarray, np.ndarray]:
     """v (up) and u (right) of the texel centres, both (TILE, TILE) in [0, 1)."""
     line = (np.arange(TILE) + 0.5) / TILE
-    return np.meshgrid(line, line, indexing="ij")
+    v, u = np.meshgrid(line, line, indexing="ij")
+    return v, u
 
 
 def _plain(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

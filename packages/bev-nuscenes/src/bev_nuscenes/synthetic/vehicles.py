@@ -70,7 +70,9 @@ def make_truck(size: Size, rng: np.random.Generator) -> Mesh:
         return _make_pickup(size, rng)
     width, length, height = size
     half, side = length / 2, width / 2
-    cab_color = _pick(((0.85, 0.85, 0.84), (0.65, 0.10, 0.08), (0.12, 0.25, 0.52), (0.82, 0.55, 0.10), (0.15, 0.4, 0.3)), rng)
+    cab_color = _pick(
+        ((0.85, 0.85, 0.84), (0.65, 0.10, 0.08), (0.12, 0.25, 0.52), (0.82, 0.55, 0.10), (0.15, 0.4, 0.3)), rng
+    )
     cab_length, deck = min(2.1, 0.3 * length), 0.95
     cab_height = min(height, rng.uniform(2.4, 2.9))
     build = MeshBuilder()
@@ -84,17 +86,28 @@ def make_truck(size: Size, rng: np.random.Generator) -> Mesh:
     elif load == 1:  # tarpaulin
         color = _pick(((0.15, 0.3, 0.55), (0.2, 0.45, 0.3), (0.5, 0.5, 0.5)), rng)
         build.frustum(
-            _rectangle(*bed, side), _rectangle(*bed, side * 0.8), deck, height, Paint(color, texture=Texture.CLOTH, period=3.0)
+            _rectangle(*bed, side),
+            _rectangle(*bed, side * 0.8),
+            deck,
+            height,
+            Paint(color, texture=Texture.CLOTH, period=3.0),
         )
     else:  # dumper: walls that lean outwards, filled with sand
         color = _pick(((0.55, 0.55, 0.56), (0.78, 0.5, 0.12), (0.35, 0.2, 0.15)), rng)
         sand = Paint((0.62, 0.52, 0.36), texture=Texture.GRASS, period=1.5)
         build.frustum(
-            _rectangle(*bed, side * 0.8), _rectangle(*bed, side), deck, height, Paint(color, texture=Texture.RIBS, period=1.6), sand
+            _rectangle(*bed, side * 0.8),
+            _rectangle(*bed, side),
+            deck,
+            height,
+            Paint(color, texture=Texture.RIBS, period=1.6),
+            sand,
         )
     for x in (half - 0.75 * cab_length, -half + 0.16 * length, -half + 0.16 * length + 1.15):
         _add_axle(build, x, side, 0.5, 0.32)
-    build.panel(_yz(-half - 0.01, -side, side, 0.5, 0.8), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5))
+    build.panel(
+        _yz(-half - 0.01, -side, side, 0.5, 0.8), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
+    )
     _add_tail(build, half, side, 0.8, 0.95)
     return build.build(fit=size)
 
@@ -115,7 +128,9 @@ def make_bus(size: Size, rng: np.random.Generator) -> Mesh:
         for x0, x1 in ((-half * 0.96, -0.1), (0.1, half * 0.96)):
             build.panel(_xz(y, x0, x1, 1.3, height - 0.85), glass)
     build.panel(_yz(half + 0.01, -side * 0.95, side * 0.95, 0.95, height - 0.65), GLASS)
-    build.panel(_yz(half + 0.02, -side * 0.7, side * 0.7, height - 0.6, height - 0.3), Paint((1.0, 0.65, 0.1), glow=0.7))
+    build.panel(
+        _yz(half + 0.02, -side * 0.7, side * 0.7, height - 0.6, height - 0.3), Paint((1.0, 0.65, 0.1), glow=0.7)
+    )
     build.panel(_yz(-half - 0.01, -side * 0.8, side * 0.8, 1.7, height - 0.7), GLASS)
     build.panel(_yz(-half - 0.01, -side * 0.7, side * 0.7, 0.6, 1.2), GRILLE)
     door = Paint((0.08, 0.10, 0.12), (0.4, 0.48, 0.55), Texture.GLASS, fitted=True)
@@ -141,7 +156,9 @@ def make_trailer(size: Size, rng: np.random.Generator) -> Mesh:
     for i in range(3 if length > 9 else 2):
         _add_axle(build, -half + 1.0 + 1.25 * i, side, 0.5, 0.4)
     build.panel(_yz(-half - 0.01, -0.03, 0.03, 1.2, height - 0.1), CHASSIS)  # the gap of the rear doors
-    build.panel(_yz(-half - 0.01, -side, side, 0.85, 1.1), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5))
+    build.panel(
+        _yz(-half - 0.01, -side, side, 0.85, 1.1), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
+    )
     _add_tail(build, half, side, 1.2, 1.45)
     stripe = _pick(((0.9, 0.75, 0.1), (0.9, 0.9, 0.9), (0.1, 0.1, 0.3)), rng)
     for y in (-side - 0.01, side + 0.01):
@@ -167,7 +184,14 @@ def _add_excavator(build: MeshBuilder, reach: Size, yellow: Paint, steel: Paint)
     half, side, height = reach
     track = Paint((0.15, 0.15, 0.15), texture=Texture.TREADS, period=0.9)
     for y in (-side, side * 0.55):
-        profile = [(-half, 0.25), (-half + 0.3, 0.0), (0.4 * half, 0.0), (0.5 * half, 0.25), (0.4 * half, 0.75), (-half + 0.2, 0.75)]
+        profile = [
+            (-half, 0.25),
+            (-half + 0.3, 0.0),
+            (0.4 * half, 0.0),
+            (0.5 * half, 0.25),
+            (0.4 * half, 0.75),
+            (-half + 0.2, 0.75),
+        ]
         build.extrude(profile, y + 0.45 * side, y, track, track)
     build.box((-half * 0.95, -side * 0.85, 0.85), (half * 0.25, side * 0.85, 1.7), yellow)
     build.box((-half * 0.95, -side * 0.8, 1.7), (-half * 0.45, side * 0.8, 2.1), steel)
@@ -186,11 +210,16 @@ def _add_loader(build: MeshBuilder, reach: Size, yellow: Paint, steel: Paint) ->
     build.box((-half * 0.45, -side * 0.55, 1.2), (half * 0.05, side * 0.55, height), GLASS, top=yellow)
     for y in (-side * 0.45, side * 0.45):
         build.beam((0.0, y, 1.4), (half * 0.75, y, 0.7), 0.2, 0.25, yellow)
-    build.extrude([(half * 0.65, 0.05), (half, 0.0), (half * 0.85, 0.9), (half * 0.62, 0.95)], side, -side, steel, steel)
+    build.extrude(
+        [(half * 0.65, 0.05), (half, 0.0), (half * 0.85, 0.9), (half * 0.62, 0.95)], side, -side, steel, steel
+    )
     for x in (-half * 0.62, half * 0.35):
         for y in (-side + 0.25, side - 0.25):
             build.wheel(x, y, 0.68, 0.5, TYRE, yellow)
-    build.panel(_yz(-half - 0.01, -side * 0.6, side * 0.6, 0.8, 1.2), Paint((0.9, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.4))
+    build.panel(
+        _yz(-half - 0.01, -side * 0.6, side * 0.6, 0.8, 1.2),
+        Paint((0.9, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.4),
+    )
 
 
 def _make_pickup(size: Size, rng: np.random.Generator) -> Mesh:
@@ -206,7 +235,9 @@ def _make_pickup(size: Size, rng: np.random.Generator) -> Mesh:
     build.frustum(base, cap, belt, height - 0.04, GLASS)
     build.box((0.05, -side * 0.8, height - 0.06), (half * 0.36, side * 0.8, height), body)
     cargo = _pick(((0.45, 0.35, 0.25), (0.2, 0.35, 0.5), (0.5, 0.5, 0.5)), rng)
-    build.box((-half * 0.85, -side * 0.7, belt), (-half * 0.3, side * 0.6, height * 0.8), Paint(cargo, texture=Texture.CLOTH))
+    build.box(
+        (-half * 0.85, -side * 0.7, belt), (-half * 0.3, side * 0.6, height * 0.8), Paint(cargo, texture=Texture.CLOTH)
+    )
     for x in (-0.62 * half, 0.62 * half):
         _add_axle(build, x, side, 0.19 * height + 0.03, 0.25)
     _add_lamps(build, half, side, belt * 0.65, belt * 0.82, 0.35)
@@ -219,12 +250,18 @@ def _add_cabin(build: MeshBuilder, reach: tuple[float, float, float, float], boo
     half, side, belt, height = reach
     rear, roof_rear, roof_front, front = -half * boot, -half * (boot - 0.16), half * 0.12, half * 0.46
     roof = height - 0.05
-    build.frustum(_rectangle(rear, front, side * 0.97), _rectangle(roof_rear, roof_front, side * 0.8), belt, roof, GLASS)
+    build.frustum(
+        _rectangle(rear, front, side * 0.97), _rectangle(roof_rear, roof_front, side * 0.8), belt, roof, GLASS
+    )
     build.box((roof_rear, -side * 0.8, roof - 0.03), (roof_front, side * 0.8, height), body)
     pillar = (roof_rear + roof_front) / 2
     for sign in (-1.0, 1.0):
         build.beam((pillar, sign * side * 0.975, belt), (pillar, sign * side * 0.81, roof), 0.02, 0.1, body)
-        build.box((front * 0.82, sign * side * 0.97 - 0.07, belt), (front * 0.95, sign * side * 0.97 + 0.03, belt + 0.14), body)
+        build.box(
+            (front * 0.82, sign * side * 0.97 - 0.07, belt),
+            (front * 0.95, sign * side * 0.97 + 0.03, belt + 0.14),
+            body,
+        )
 
 
 def _add_car_wheels(build: MeshBuilder, size: Size) -> None:

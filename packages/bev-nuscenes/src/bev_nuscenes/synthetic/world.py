@@ -118,7 +118,9 @@ def _is_there(out: Path, options: WorldOptions) -> bool:
     except ValueError:
         found = None
     if found != wanted:
-        raise FileExistsError(f"{out} holds a synthetic world of other options ({manifest}): name another folder, or delete it")
+        raise FileExistsError(
+            f"{out} holds a synthetic world of other options ({manifest}): name another folder, or delete it"
+        )
     return True
 
 
@@ -161,7 +163,7 @@ def _build(root: Path, options: WorldOptions, workers: int, progress: bool) -> T
 def _record_all(
     root: Path, options: WorldOptions, tasks: Sequence[tuple[str, int]], workers: int, progress: bool
 ) -> list[Sightings]:
-    """Record every (scene, frame), in this process or in several, and return what was seen in the order of the tasks."""
+    """Record every (scene, frame), in this process or in several, and return what was seen, in order."""
     with tqdm(total=len(tasks), desc="rendering", unit="frame", disable=not progress) as bar:
         if workers == 1:
             return [_advance(bar, record_frame(root, options, name, frame)) for name, frame in tasks]
@@ -209,4 +211,6 @@ def _summarise(out: Path, options: WorldOptions, tables: Tables, *, created: boo
         counts[sample_split[row["sample_token"]]][kind[row["instance_token"]]] += 1
     images = sum(row["fileformat"] == "jpg" for row in tables.sample_data)
     boxes = {name: {kind: classes[kind] for kind in CATEGORIES} for name, classes in counts.items()}
-    return WorldSummary(out, options, created, seconds, len(tables.sample), images, len(tables.sample_data) - images, boxes)
+    return WorldSummary(
+        out, options, created, seconds, len(tables.sample), images, len(tables.sample_data) - images, boxes
+    )
