@@ -54,16 +54,13 @@ def test_a_picture_is_drawn_from_a_checkpoint(world, checkpoint, tmp_path):
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(world, checkpoint, tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["render", "--recipe", "bevdet-r50", "--checkpoint", str(checkpoint), "--data.root", str(world)])
-    assert exit_.value.code == 2
+    arguments = ["--recipe", "bevdet-r50", "--checkpoint", str(checkpoint), "--data.root", str(world)]
+    assert main(["render", *arguments]) == 2
     assert "does not fit bevdet-r50; it was written for bevdet-tiny" in capsys.readouterr().err
 
 
 def test_a_file_that_names_no_recipe_asks_for_one(world, tmp_path, capsys):
     weights = tmp_path / "weights.pth"
     torch.save({}, weights)
-    with pytest.raises(SystemExit) as exit_:
-        main(["render", "--checkpoint", str(weights), "--data.root", str(world)])
-    assert exit_.value.code == 2
+    assert main(["render", "--checkpoint", str(weights), "--data.root", str(world)]) == 2
     assert "names no recipe: give --recipe NAME" in capsys.readouterr().err

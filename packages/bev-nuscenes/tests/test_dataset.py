@@ -254,3 +254,12 @@ def test_samples_name_the_fields_of_a_camera_rig(tiny_index):
     lss = pytest.importorskip("bev_lss", reason="bev-lss is not installed beside this package")
     fields = {field.name for field in dataclasses.fields(lss.CameraRig)}
     assert set(training_set(tiny_index)[0].cameras) == fields
+
+
+def test_fast_images_differ_a_little_and_nothing_else_does(tiny_index):
+    exact, fast = (
+        NuscenesDataset(tiny_index, "mini_train", input_size=(16, 32), fast_images=fast)[0] for fast in (False, True)
+    )
+    difference = (exact.images - fast.images).abs()
+    assert 0 < difference.mean() < 0.2
+    assert all(torch.equal(exact.cameras[name], fast.cameras[name]) for name in exact.cameras)

@@ -1,1 +1,5 @@
-"""Evaluate bird's-eye-view detectors with the official nuScenes metrics."""
+"""Evaluate bird's-eye-view detectors with the official nuScenes metrics; ``bev_eval.app`` does it from Python."""
+
+from bev_eval.options import EvalOptions
+
+__all__ = ["EvalOptions"]

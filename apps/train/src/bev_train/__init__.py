@@ -1,1 +1,5 @@
-"""Train bird's-eye-view detectors."""
+"""Train bird's-eye-view detectors; ``bev_train.app.train`` does it from Python."""
+
+from bev_train.options import TrainOptions
+
+__all__ = ["TrainOptions"]

@@ -18,8 +18,15 @@ from .errors import DataError
 __all__ = ["atomic_write", "read_image", "read_lidar"]
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
+def read_image(path: Path, size: tuple[int, int], *, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Decode an RGB JPEG and check that its (width, height) is ``size``, the one its calibration refers to.
+
+    Args:
+        path: the file.
+        size: (width, height) it must have.
+        at_least: decode only to the smallest of 1/1, 1/2, 1/4 and 1/8 of the size that is no smaller than this
+            (width, height). JPEG's own scaling does that at a fraction of the time; pixels differ a little from those
+            of a full decode that is resized.
 
     Raises:
         DataError: the file is missing, not a JPEG, truncated or of another size; the message names it.
@@ -27,14 +34,17 @@ def read_image(path: Path, size: tuple[int, int]) -> Image.Image:
     data = _read_bytes(path, "image")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            found = image.size
+            if at_least is not None:
+                image.draft("RGB", at_least)
             decoded = image.convert("RGB")
     except UnidentifiedImageError:
         raise DataError(f"image {path} is not a JPEG file; fetch it again from the data set") from None
     except (OSError, SyntaxError) as error:
         raise DataError(f"image {path} is truncated or damaged ({error}); fetch it again from the data set") from None
-    if decoded.size != size:
+    if found != size:
         raise DataError(
-            f"image {path} has {decoded.width}x{decoded.height} pixels but its calibration is for {size[0]}x{size[1]}; "
+            f"image {path} has {found[0]}x{found[1]} pixels but its calibration is for {size[0]}x{size[1]}; "
             "use the original image, the data set resizes it itself"
         )
     return decoded

@@ -3,7 +3,14 @@
 from bev_heads import Detections
 from bev_lss import CameraRig
 
-from .checkpoint import CheckpointError, load_checkpoint, read_checkpoint, read_recipe_name, save_checkpoint
+from .checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_checkpoint,
+    read_metadata,
+    read_recipe_name,
+    save_checkpoint,
+)
 from .detector import Detector, Targets, create_model
 from .recipe import (
     BackboneOptions,
@@ -34,6 +41,7 @@ __all__ = [
     "list_recipes",
     "load_checkpoint",
     "read_checkpoint",
+    "read_metadata",
     "read_recipe_name",
     "save_checkpoint",
 ]

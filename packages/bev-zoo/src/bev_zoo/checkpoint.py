@@ -21,6 +21,7 @@ __all__ = [
     "load_checkpoint",
     "published_to_our_name",
     "read_checkpoint",
+    "read_metadata",
     "read_recipe_name",
     "save_checkpoint",
 ]
@@ -104,17 +105,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def read_recipe_name(path: str | Path) -> str | None:
-    """The recipe a file of ours was written for; None for files of other kinds.
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a file of ours records beside the tensors (recipe, input_size, …); empty for files of other kinds.
 
     Raises:
         CheckpointError: no such file, or a damaged one.
     """
     path = _existing(path)
     if path.suffix != ".safetensors":
-        return None
+        return {}
     with _open_safetensors(path) as file:
-        return (file.metadata() or {}).get("recipe")
+        return file.metadata() or {}
+
+
+def read_recipe_name(path: str | Path) -> str | None:
+    """The recipe a file of ours was written for; None for files of other kinds.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    return read_metadata(path).get("recipe")
 
 
 def _existing(path: str | Path) -> Path:

@@ -1,0 +1,93 @@
+"""What an evaluation can be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bev_nuscenes import DataOptions
+
+__all__ = ["EvalOptions", "check_options", "evaluation_split"]
+
+_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Evaluate a bird's-eye-view detector on a nuScenes split with the official devkit.
+
+    Predicts every key frame of the split, writes results_nusc.json (the official submission format), prints mAP, NDS
+    and the true-positive errors, and writes them to metrics.json. On v1.0-test, whose annotations are not public, it
+    stops after results_nusc.json.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """Recipe of the detector, for instance bevdet-r50 or bevdet-tiny."""
+    data: DataOptions
+    checkpoint: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(required unless --untrained)")
+    ] = None
+    """Weights: model.safetensors of a run, or a published .pth."""
+    untrained: bool = False
+    """Evaluate freshly initialised weights instead of a checkpoint, as a baseline."""
+    seed: int = 0
+    """Seeds the weights of --untrained."""
+
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/eval-RECIPE-SPLIT)")
+    ] = None
+    """Folder of the results."""
+    overwrite: bool = False
+    """Replace results that are in the folder already."""
+
+    input_size: Annotated[
+        tuple[int, int] | None,
+        tyro.conf.arg(metavar="H W", help_behavior_hint="(default: the one the checkpoint was trained at)"),
+    ] = None
+    """Height and width of the network input, pixels."""
+    score_threshold: float = 0.0
+    """Leave out boxes with a lower score than this, 0 to 1, beside the recipe's own threshold."""
+    batch_size: int = 1
+    """Samples per forward pass."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Processes that load data; 0 loads in the main process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU if there is one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("runs") / f"eval-{self.recipe}-{evaluation_split(self.data)}"
+
+
+def check_options(options: EvalOptions) -> None:
+    """Check what can be checked before anything is loaded.
+
+    Raises:
+        ValueError: options that contradict each other or are out of range.
+    """
+    if (options.checkpoint is None) != options.untrained:
+        wanted = "not both" if options.untrained else "or --untrained for freshly initialised weights"
+        raise ValueError(f"give --checkpoint FILE {wanted}")
+    if options.batch_size < 1 or options.workers < 0:
+        raise ValueError(
+            f"--batch-size must be above 0 and --workers not negative, got {options.batch_size} and {options.workers}"
+        )
+    if not 0 <= options.score_threshold <= 1:
+        raise ValueError(f"--score-threshold must be in 0 to 1, got {options.score_threshold}")
+
+
+def evaluation_split(data: DataOptions) -> str:
+    """The split to evaluate: the one asked for, else the official validation (or test) split of the version.
+
+    Raises:
+        ValueError: no such split is known for the version.
+    """
+    split = data.split or _SPLITS.get(data.version)
+    if split is None:
+        raise ValueError(f"no validation split is known for version {data.version}: name one with --data.split")
+    return split

@@ -1,0 +1,67 @@
+"""From options to figures, with a detector that knows the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bev_eval import EvalOptions
+from bev_eval.app import evaluate_recipe
+from bev_nuscenes import DataOptions
+
+
+def _options(data: DataOptions, out: Path, **changes: object) -> EvalOptions:
+    base = {"recipe": "bevdet-tiny", "data": data, "untrained": True, "out": out, "workers": 0, "device": "cpu"}
+    return EvalOptions(**(base | changes))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_right_answers_score_full_marks(key_frames, oracle, tmp_path, workers) -> None:
+    evaluation = evaluate_recipe(_options(key_frames, tmp_path / "out", workers=workers))
+    present = [entry for entry in evaluation.metrics.classes if entry.ground_truth]
+    assert len(present) > 1
+    assert all(entry.ap > 0.99 and entry.errors.translation < 1e-3 for entry in present)
+    results = json.loads(evaluation.submission.read_text())
+    assert len(results["results"]) == 1
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert figures["recipe"] == "bevdet-tiny"
+    assert figures["checkpoint"] is None
+    assert figures["mAP"] == evaluation.metrics.mean_ap
+    assert set(figures) >= {"NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "classes", "mAP_present", "split"}
+
+
+def test_score_threshold_leaves_boxes_out(key_frames, oracle, tmp_path) -> None:
+    evaluation = evaluate_recipe(_options(key_frames, tmp_path / "out", score_threshold=0.5))
+    scores = [
+        box["detection_score"]
+        for boxes in json.loads(evaluation.submission.read_text())["results"].values()
+        for box in boxes
+    ]
+    assert scores
+    assert min(scores) > 0.5
+
+
+def test_earlier_results_are_kept_unless_told_otherwise(key_frames, oracle, tmp_path) -> None:
+    (tmp_path / "metrics.json").write_text("precious")
+    with pytest.raises(ValueError, match=r"metrics.json exists already.*--overwrite"):
+        evaluate_recipe(_options(key_frames, tmp_path))
+    assert (tmp_path / "metrics.json").read_text() == "precious"
+    evaluate_recipe(_options(key_frames, tmp_path, overwrite=True))
+    assert json.loads((tmp_path / "metrics.json").read_text())["samples"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"untrained": False}, "--checkpoint FILE or --untrained"),
+        ({"checkpoint": Path("x.pth")}, "not both"),
+        ({"batch_size": 0}, "--batch-size must be above 0"),
+        ({"score_threshold": 1.5}, "--score-threshold must be in 0 to 1"),
+        ({"data": DataOptions(root="nowhere", version="v9")}, "no validation split is known for version v9"),
+    ],
+)
+def test_contradictions_are_refused_at_once(tmp_path, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_recipe(_options(**({"data": DataOptions(root="nowhere"), "out": tmp_path} | changes)))

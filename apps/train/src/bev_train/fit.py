@@ -1,0 +1,149 @@
+"""Trains a model on data with Lightning, and keeps the files of the run up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from bev_train.callbacks import Checkpoints, GracefulStop, StepProgress, Throughput
+from bev_train.data import TrainingData
+from bev_train.ema import EmaWeights
+from bev_train.metrics_csv import MetricsCsv
+from bev_train.module import TrainingModule
+from bev_train.options import TrainOptions
+from bev_train.run_folder import RunFolder
+from bev_zoo import Detector, Recipe, save_checkpoint
+
+__all__ = ["RunResult", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        folder: its files.
+        step: optimiser steps taken, those before a resume included.
+        stopped_by: why it ended before its last epoch and before ``--max-steps``; None if it did not.
+        signal: number of the signal that stopped it, if one did.
+        is_main_process: whether this process is the one that writes and reports.
+    """
+
+    folder: RunFolder
+    step: int
+    stopped_by: str | None = None
+    signal: int | None = None
+    is_main_process: bool = True
+
+
+def fit(model: Detector, data: TrainingData, options: TrainOptions, recipe: Recipe, folder: RunFolder) -> RunResult:
+    """Train a model as its recipe says, from the run's checkpoint if the run is resumed."""
+    ema = EmaWeights(recipe.training.ema_decay, recipe.training.ema_initial_updates) if options.ema else None
+    stop = GracefulStop(options.max_minutes)
+    with _quiet_lightning():
+        try:
+            trainer = _build_trainer(options, recipe, folder)
+        except (MisconfigurationException, ValueError) as error:
+            raise ValueError(f"Lightning cannot run with these options: {error}") from error
+        trainer.callbacks += [  # in this order: the average moves, the clock is read, and only then is saved
+            *([ema] if ema else []),
+            stop,
+            StepProgress(_total_steps(trainer, data, options)),
+            Checkpoints(
+                _saver(model, ema, folder),
+                every_epochs=options.checkpoint_every_epochs,
+                every_minutes=options.checkpoint_every_minutes,
+            ),
+            Throughput(data.batch_size),
+        ]
+        if trainer.is_global_zero:
+            folder.record(options, recipe)
+        resume_from = folder.checkpoint if options.resume and folder.checkpoint.is_file() else None
+        trainer.fit(TrainingModule(model, recipe.training, seed=options.seed), datamodule=data, ckpt_path=resume_from)
+    return RunResult(
+        folder=folder,
+        step=trainer.global_step,
+        stopped_by=stop.reason,
+        signal=stop.signal,
+        is_main_process=trainer.is_global_zero,
+    )
+
+
+def _build_trainer(options: TrainOptions, recipe: Recipe, folder: RunFolder) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision="32-true" if options.precision == "32" else options.precision,
+        max_epochs=recipe.training.epochs,
+        max_steps=options.max_steps or -1,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=recipe.training.clip_norm,
+        logger=[
+            MetricsCsv(folder.metrics, first_step=folder.step),
+            TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=folder.step or None),
+        ],
+        log_every_n_steps=options.log_every,
+        use_distributed_sampler=False,  # our sampler takes its own share
+        enable_checkpointing=False,  # our callbacks save and show
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder.path,
+    )
+
+
+def _total_steps(trainer: pl.Trainer, data: TrainingData, options: TrainOptions) -> int:
+    steps = data.steps_per_epoch(trainer.world_size) * trainer.max_epochs
+    if options.max_steps is not None and options.max_steps > steps:
+        warnings.warn(
+            f"--max-steps {options.max_steps} is never reached: {trainer.max_epochs} epochs are {steps} steps",
+            stacklevel=2,
+        )
+    return min(steps, options.max_steps or steps)
+
+
+def _saver(model: Detector, ema: EmaWeights | None, folder: RunFolder) -> Callable[[pl.Trainer], None]:
+    """Writes last.ckpt and model.safetensors; each appears whole or not at all."""
+
+    def save(trainer: pl.Trainer) -> None:
+        partial = folder.checkpoint.with_name("last.ckpt.partial")
+        trainer.save_checkpoint(partial)
+        if not trainer.is_global_zero:
+            return
+        partial.replace(folder.checkpoint)
+        with ema.applied_to(model) if ema else contextlib.nullcontext():
+            recorded = {"step": str(trainer.global_step), "averaged": "yes" if ema else "no"}
+            save_checkpoint(model, folder.weights, recorded)
+
+    return save
+
+
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers",  # --workers is the user's choice
+    ".*your dataloader is not resumable",  # its sampler is
+    ".*is smaller than the logging interval",  # rows are counted over all epochs
+    ".*treespec, LeafSpec",  # Lightning's own use of PyTorch
+)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silences what Lightning says about choices that were made on purpose."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=text)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""One training step, the optimiser and its schedule, as Lightning wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from bev_nuscenes import Batch
+from bev_train.schedule import learning_rate_factor
+from bev_zoo import CameraRig, Targets, TrainingOptions
+
+__all__ = ["NonFiniteError", "TrainingModule"]
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient became infinite or NaN."""
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains a detector: AdamW, warm-up and step schedule, gradient clipping.
+
+    Randomness of the network (dropout, drop path) is seeded anew for every batch from seed, process and number of the
+    batch, so that a resumed run needs no stored random state.
+
+    Args:
+        model: what has ``loss(images, rig, targets) -> dict of scalar losses``.
+        training: optimiser and schedule.
+        seed: of the run.
+    """
+
+    def __init__(self, model: nn.Module, training: TrainingOptions, *, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.training_options = training
+        self.seed = seed
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        consumed = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        entropy = np.random.SeedSequence((self.seed, self.global_rank, consumed))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rig = CameraRig(**batch.cameras)
+        losses = self.model.loss(batch.images, rig, Targets(boxes=batch.boxes, labels=batch.labels))
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise NonFiniteError(_describe_losses(losses, batch.tokens, self.global_step))
+        self._log_losses(losses, total, len(batch.tokens))
+        return total
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        options = self.training_options
+        optimizer = torch.optim.AdamW(
+            (parameter for parameter in self.model.parameters() if parameter.requires_grad),
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+        )
+        steps_per_epoch = self.trainer.datamodule.steps_per_epoch(self.trainer.world_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps_per_epoch, options)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip to the recipe's norm and log the norm found; called with unscaled gradients, once per optimiser step."""
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        norm = get_total_norm(list(gradients.values()))
+        scaled = self.trainer.scaler is not None  # a gradient scaler skips steps that overflow by itself
+        if not scaled and not torch.isfinite(norm):
+            raise NonFiniteError(_describe_gradients(gradients, self.global_step))
+        clip_grads_with_norm_(self.model.parameters(), self.training_options.clip_norm, norm)
+        self.log("gradient_norm", norm)
+
+    def _log_losses(self, losses: dict[str, Tensor], total: Tensor, batch_size: int) -> None:
+        values = {"loss": total, **{f"loss/{name}": loss for name, loss in losses.items()}}
+        values = {name: value.detach() for name, value in values.items()}
+        self.log_dict(values, batch_size=batch_size, sync_dist=self.trainer.world_size > 1)
+        self.log("learning_rate", self.lr_schedulers().get_last_lr()[0], batch_size=batch_size)
+
+
+_ADVICE = "lower --learning-rate, or train with --precision 32"
+
+
+def _describe_losses(losses: dict[str, Tensor], tokens: list[str], step: int) -> str:
+    terms = ", ".join(f"{name} = {loss.item():g}" for name, loss in losses.items())
+    return f"the loss is not finite at step {step} ({terms}; samples {', '.join(tokens)}): {_ADVICE}"
+
+
+def _describe_gradients(gradients: dict[str, Tensor], step: int, shown: int = 4) -> str:
+    names = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"the gradient is not finite at step {step} (in {', '.join(names[:shown])}{more}): {_ADVICE}"

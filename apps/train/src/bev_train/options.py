@@ -1,0 +1,101 @@
+"""What a training run can be told.
+
+Nothing here needs the models: ``--help`` answers without loading them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bev_nuscenes import DataOptions
+
+__all__ = ["TrainOptions"]
+
+# How --help names the defaults that are not known before the recipe is.
+_OF_RECIPE = {"help_behavior_hint": "(default: the recipe's)"}
+_NO_LIMIT = {"help_behavior_hint": "(default: no limit)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train a bird's-eye-view detector on nuScenes.
+
+    Whatever is left out follows the recipe. The run folder receives options.json, environment.json, metrics.csv,
+    tensorboard/, checkpoints/last.ckpt (for --resume) and model.safetensors (for bev-eval, bev-vis, --init-from).
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """Recipe to train, for instance bevdet-r50 or bevdet-tiny."""
+    data: DataOptions
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/RECIPE)")] = None
+    """Run folder, new or empty."""
+    resume: bool = False
+    """Continue the interrupted run in --out, with the same numbers as if it had never stopped."""
+    init_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: fresh weights)")] = (
+        None
+    )
+    """Checkpoint to start the weights from (.safetensors, or a published .pth)."""
+    pretrained: bool = True
+    """Start the image backbone from the ImageNet weights that the recipe names, if it names any."""
+
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT", **_OF_RECIPE)] = None
+    """Passes over the training split."""
+    max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT", **_NO_LIMIT)] = None
+    """Stop after this many optimiser steps; the learning-rate schedule stays that of all epochs."""
+    max_minutes: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", **_NO_LIMIT)] = None
+    """Stop after this much wall-clock time of training, minutes; the schedule stays that of all epochs."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT", **_OF_RECIPE)] = None
+    """Samples per process and forward pass."""
+    accumulate: int = 1
+    """Forward passes whose gradients are added up before one optimiser step."""
+    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", **_OF_RECIPE)] = None
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[int | None, tyro.conf.arg(metavar="INT", **_OF_RECIPE)] = None
+    """Optimiser steps of linear warm-up."""
+    milestones: Annotated[
+        tuple[int, ...] | None,
+        tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: the recipe's, stretched with --epochs)"),
+    ] = None
+    """Epochs at which the learning rate drops."""
+    class_balanced: Literal["recipe", "on", "off"] = "recipe"
+    """Class-balanced sampling (CBGS): rare classes are drawn more often."""
+    augment: bool = True
+    """Image and BEV augmentation."""
+    ema: bool = True
+    """Average the weights exponentially; model.safetensors then holds the average."""
+    fast_images: bool = False
+    """Decode images at a reduced scale where the input is small: several times faster, slightly other pixels."""
+    input_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W", **_OF_RECIPE)] = None
+    """Height and width of the network input, pixels."""
+
+    seed: int = 0
+    """Seeds weights, order of the data, augmentation and dropout."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Processes per device that load data; 0 loads in the training process."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Arithmetic of the network."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Kind of device to train on."""
+    devices: int | Literal["auto"] = "auto"
+    """Devices per node; auto is every GPU, or one CPU process."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """Lightning strategy, for instance ddp."""
+
+    checkpoint_every_epochs: int = 1
+    """Save at every so many epoch ends."""
+    checkpoint_every_minutes: float = 10.0
+    """Save also in the middle of an epoch once the last save is this old, minutes."""
+    log_every: int = 10
+    """Optimiser steps between two rows of metrics.csv."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        return self.out or Path("runs") / self.recipe

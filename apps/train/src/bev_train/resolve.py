@@ -1,0 +1,81 @@
+"""The recipe and the split that follow from the options of a run."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from bev_nuscenes import DataOptions
+from bev_train.options import TrainOptions
+from bev_zoo import Recipe, get_recipe
+
+__all__ = ["resolve_recipe", "training_split"]
+
+_TRAINING_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train"}
+
+
+def resolve_recipe(options: TrainOptions) -> Recipe:
+    """The recipe with the options of this run in it.
+
+    Raises:
+        ValueError: unknown recipe, or an option out of its range.
+    """
+    _check_ranges(options)
+    recipe = get_recipe(options.recipe)
+    if options.input_size is not None:
+        recipe = replace(recipe, input_size=options.input_size)
+    changes = {
+        name: value
+        for name in ("epochs", "batch_size", "learning_rate", "warmup_steps")
+        if (value := getattr(options, name)) is not None
+    }
+    changes["milestones"] = _milestones(recipe, options)
+    if options.class_balanced != "recipe":
+        changes["class_balanced"] = options.class_balanced == "on"
+    return replace(recipe, training=replace(recipe.training, **changes))
+
+
+def training_split(data: DataOptions) -> str:
+    """The split to train on: the one asked for, else the official training split of the version.
+
+    Raises:
+        ValueError: the version has no split with annotations that is known here.
+    """
+    split = data.split or _TRAINING_SPLITS.get(data.version)
+    if split is None:
+        raise ValueError(f"no training split is known for version {data.version}: name one with --data.split")
+    return split
+
+
+def _check_ranges(options: TrainOptions) -> None:
+    positive = (
+        "epochs",
+        "max_steps",
+        "max_minutes",
+        "batch_size",
+        "accumulate",
+        "learning_rate",
+        "num_nodes",
+        "checkpoint_every_epochs",
+        "checkpoint_every_minutes",
+        "log_every",
+    )
+    for name in positive:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    for name in ("workers", "warmup_steps", "seed"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+
+
+def _milestones(recipe: Recipe, options: TrainOptions) -> tuple[int, ...]:
+    """Those asked for, else the recipe's at the same shares of the training."""
+    epochs = options.epochs or recipe.training.epochs
+    if options.milestones is None:
+        return tuple(round(milestone * epochs / recipe.training.epochs) for milestone in recipe.training.milestones)
+    lost = [milestone for milestone in options.milestones if milestone >= epochs]
+    if lost:
+        warnings.warn(f"--milestones {lost} are never reached in {epochs} epochs", stacklevel=3)
+    return options.milestones

@@ -1,0 +1,104 @@
+"""The recipe, data and model that follow from the options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bev_nuscenes import DataOptions
+from bev_train.build import build_data, build_model
+from bev_train.resolve import resolve_recipe, training_split
+from bev_zoo import create_model, get_recipe, save_checkpoint
+
+KEY_FRAMES = Path(__file__).resolve().parents[4] / "shared" / "data" / "nuscenes-keyframes"
+
+
+def test_the_recipe_rules_unless_told_otherwise(tiny_options) -> None:
+    plain = resolve_recipe(tiny_options(recipe="bevdet-r50-cbgs", epochs=None, batch_size=None, warmup_steps=None))
+    assert plain == get_recipe("bevdet-r50-cbgs")
+
+
+def test_options_change_the_recipe(tiny_options) -> None:
+    options = tiny_options(epochs=48, learning_rate=1e-3, class_balanced="on", input_size=(64, 96))
+    recipe = resolve_recipe(options)
+    assert recipe.input_size == (64, 96)
+    assert recipe.training == replace(
+        get_recipe("bevdet-tiny").training,
+        epochs=48,
+        milestones=(36, 44),
+        learning_rate=1e-3,
+        class_balanced=True,
+        batch_size=options.batch_size,
+        warmup_steps=options.warmup_steps,
+    )
+
+
+def test_milestones_asked_for_are_not_stretched(tiny_options) -> None:
+    assert resolve_recipe(tiny_options(epochs=48, milestones=(10,))).training.milestones == (10,)
+
+
+@pytest.mark.parametrize(
+    ("version", "split", "expected"),
+    [("v1.0-mini", None, "mini_train"), ("v1.0-trainval", None, "train"), ("v1.0-mini", "mini_val", "mini_val")],
+)
+def test_split(version, split, expected) -> None:
+    assert training_split(DataOptions(root="x", version=version, split=split)) == expected
+
+
+def test_the_test_set_has_no_training_split() -> None:
+    with pytest.raises(ValueError, match=r"no training split is known for version v1.0-test.*--data.split"):
+        training_split(DataOptions(root="x", version="v1.0-test"))
+
+
+def test_init_from_loads_weights(tiny_options, tmp_path) -> None:
+    torch.manual_seed(1)
+    source = create_model("bevdet-tiny")
+    save_checkpoint(source, tmp_path / "start.safetensors")
+    options = tiny_options(init_from=tmp_path / "start.safetensors")
+    model = build_model(options, resolve_recipe(options))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True)
+    )
+
+
+def test_unreachable_pretrained_weights_say_what_to_do(tiny_options, monkeypatch) -> None:
+    def offline(recipe, *, pretrained_backbone=False):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("bev_train.build.create_model", offline)
+    options = tiny_options(recipe="bevdet-r50")
+    with pytest.raises(ValueError, match=r"resnet50\S* could not be downloaded.*--no-pretrained"):
+        build_model(options, resolve_recipe(options))
+
+
+@pytest.mark.skipif(not KEY_FRAMES.is_dir(), reason=f"needs the real key frames in {KEY_FRAMES}")
+class TestOnKeyFrames:
+    @pytest.fixture
+    def options(self, tiny_options, tmp_path):
+        return tiny_options(data=DataOptions(root=str(KEY_FRAMES), index=tmp_path / "index.npz"), batch_size=1)
+
+    def test_without_augmentation_every_draw_is_the_same(self, options) -> None:
+        options = replace(options, augment=False)
+        dataset = build_data(options, resolve_recipe(options)).dataset
+        dataset.set_epoch(0)
+        first = dataset[0]
+        dataset.set_epoch(1)
+        assert torch.equal(first.images, dataset[0].images)
+        assert torch.equal(first.cameras["bev_aug"], torch.eye(3))
+
+    def test_augmentation_differs_between_epochs_and_leaves_lidar_alone(self, options) -> None:
+        dataset = build_data(options, resolve_recipe(options)).dataset
+        first = dataset[0]
+        dataset.set_epoch(1)
+        assert not torch.equal(first.images, dataset[0].images)
+        assert first.depth is None
+
+    def test_class_balanced_sampling_draws_samples_of_every_class(self, options) -> None:
+        options = replace(options, class_balanced="on")
+        data = build_data(options, resolve_recipe(options))
+        classes = data.dataset.index.class_presence(data.dataset.positions).sum()
+        assert classes > 1
+        assert len(data.epochs) == classes  # one sample holds them all, and is drawn once for each
