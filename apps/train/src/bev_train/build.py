@@ -24,6 +24,8 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         bev_augmentation=recipe.bev_augmentation if options.augment else None,
         training=True,
         fast_images=options.fast_images,
+        with_depth=recipe.view.depth_loss_weight is not None,
+        depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
         box_range=recipe.view.grid.bev_bounds,
         seed=options.seed,
     )

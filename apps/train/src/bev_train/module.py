@@ -46,7 +46,8 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rig = CameraRig(**batch.cameras)
-        losses = self.model.loss(batch.images, rig, Targets(boxes=batch.boxes, labels=batch.labels))
+        targets = Targets(boxes=batch.boxes, labels=batch.labels, depth=batch.depth)
+        losses = self.model.loss(batch.images, rig, targets)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise NonFiniteError(_describe_losses(losses, batch.tokens, self.global_step))

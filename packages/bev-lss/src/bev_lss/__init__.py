@@ -1,6 +1,7 @@
 """Camera geometry and lift-splat view transforms."""
 
 from .depth_net import PlainDepthNet
+from .depth_supervision import depth_labels, depth_loss
 from .frustum import DepthBins, frustum_points, points_to_ego
 from .lift_splat import LiftSplat, LiftSplatOutput
 from .plan_cache import PlanCache
@@ -14,6 +15,8 @@ __all__ = [
     "LiftSplatOutput",
     "PlainDepthNet",
     "PlanCache",
+    "depth_labels",
+    "depth_loss",
     "frustum_points",
     "points_to_ego",
 ]

@@ -26,7 +26,14 @@ SOURCE_ROOT = Path(__file__).resolve().parent / "csrc"
 _TARGET_VERSION = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # Without contraction compiled sums round like the reference; the GPU pooling kernels ask for fused operations by name.
 _CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", _TARGET_VERSION)
-_NVCC_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _TARGET_VERSION)
+_NVCC_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fmad=false",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-DUSE_CUDA",
+    _TARGET_VERSION,
+)
 _SUFFIXES = {"cpu": ".cpp", "cuda": ".cu"}
 _DEFAULT_CUDA_ARCHS = ("8.0", "9.0+PTX")
 
@@ -78,8 +85,16 @@ def make_recipe(device: str, *, native: bool = False, cuda_archs: Sequence[str] 
     return Recipe(device, sources, find_nvcc(), flags, (*link, *libraries))
 
 
-def compile_library(recipe: Recipe, directory: Path) -> Path:
-    """Compiles a library into an existing directory and returns its path.
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled library, and what the compilers printed."""
+
+    path: Path
+    output: str
+
+
+def compile_library(recipe: Recipe, directory: Path) -> Compiled:
+    """Compiles a library into an existing directory.
 
     Raises:
         BuildError: with the compiler's message.
@@ -90,7 +105,7 @@ def compile_library(recipe: Recipe, directory: Path) -> Path:
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if result.returncode:
         raise BuildError(f"{recipe.compiler} failed:\n{result.stdout.strip()[-4000:]}")
-    return directory / recipe.library_name
+    return Compiled(directory / recipe.library_name, result.stdout)
 
 
 def cached_library(recipe: Recipe) -> Path:
@@ -105,7 +120,7 @@ def compile_into_cache(recipe: Recipe) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             if not path.exists():
-                compile_library(recipe, Path(scratch)).replace(path)
+                compile_library(recipe, Path(scratch)).path.replace(path)
     except OSError as error:
         raise BuildError(f"the cache {path.parent} cannot be used ({error}): set BEV_OPS_CACHE") from error
     return path

@@ -43,8 +43,8 @@ _status: dict[str, KernelStatus] = {}
 def kernel_status(load_now: bool = False) -> tuple[KernelStatus, ...]:
     """What runs on the CPU and on CUDA devices, and why.
 
-    Kernels are loaded, and if need be compiled, when an operator first runs on a device; until then the status says what
-    would happen, as far as that can be said without compiling.
+    Kernels are loaded, and if need be compiled, when an operator first runs on a device; until then the status says
+    what would happen, as far as that can be said without compiling.
 
     Args:
         load_now: load, and if need be compile, the kernels of the devices this machine has.

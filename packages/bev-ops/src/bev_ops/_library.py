@@ -1,8 +1,8 @@
 """Registration of the operators with ``torch.library``.
 
-Every operator is defined once, with the plain-PyTorch reference as the kernel of every device. Compiled kernels register
-themselves for their device when their library is loaded, and the dispatcher then prefers them. The reference kernel is
-what runs first on a device: it asks for the compiled library, and hands over when there is one.
+Every operator is defined once, with the plain-PyTorch reference as the kernel of every device. Compiled kernels
+register themselves for their device when their library is loaded, and the dispatcher then prefers them. The reference
+kernel is what runs first on a device: it asks for the compiled library, and hands over when there is one.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ def iou_rotated(
 ) -> Tensor:
     """Intersection over union of every pair of rotated boxes.
 
-    The intersection is exact: no sampling, no tolerance, and no special case for touching or identical boxes. A box with
-    a length or width that is not positive, or with a value that is not finite, overlaps nothing. Not differentiable.
+    The intersection is exact: no sampling, no tolerance, and no special case for touching or identical boxes. A box
+    with a length or width that is not positive, or with a value that is not finite, overlaps nothing. Not
+    differentiable.
 
     Returns:
         (M, K) in [0, 1]; float64 if a box is, else float32.

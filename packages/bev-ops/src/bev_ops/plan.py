@@ -23,12 +23,12 @@ class PoolPlan:
 
     Letters: B samples, N cameras, D depth bins, h x w feature pixels, P = B*N*D*h*w frustum points. Tables are int32.
 
-    A point falls into cell ``trunc((point - lower) / step)``, computed in float32, and is kept where every index lies in
-    [0, size). Truncation is toward zero, as published for BEVDet and BEVPoolv2: points up to one cell *below* a lower
-    bound therefore land in cell 0. Points with a coordinate that is NaN or infinite are never kept.
+    A point falls into cell ``trunc((point - lower) / step)``, computed in float32, and is kept where every index lies
+    in [0, size). Truncation is toward zero, as published for BEVDet and BEVPoolv2: points up to one cell *below* a
+    lower bound therefore land in cell 0. Points with a coordinate that is NaN or infinite are never kept.
 
-    All tables have sizes that depend on shapes alone, so building a plan never waits for the device and can be traced by
-    torch.compile, torch.export and CUDA graphs. ``num_points`` and ``num_cells`` do wait.
+    All tables have sizes that depend on shapes alone, so building a plan never waits for the device and can be traced
+    by torch.compile, torch.export and CUDA graphs. ``num_points`` and ``num_cells`` do wait.
     """
 
     cell_start: Tensor  # (B*Z*Y*X + 1,) points of cell i stand at cell_start[i]:cell_start[i + 1] of the next two lists
@@ -54,9 +54,11 @@ class PoolPlan:
                 cells (split the batch).
         """
         _check_points(points, grid)
-        tables = _pool_plan(points.detach().float(), grid.lower, grid.step, grid.size, LONG_CELL)
+        start, depth, pixel, long, cell = _pool_plan(
+            points.detach().float(), grid.lower, grid.step, grid.size, LONG_CELL
+        )
         b, n, d, h, w, _ = points.shape
-        return cls(*tables, grid=grid, shape=(b, n, d, h, w))
+        return cls(start, depth, pixel, long, cell, grid, (b, n, d, h, w))
 
     @property
     def device(self) -> torch.device:
@@ -97,14 +99,16 @@ def _fake_pool_plan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     b, n, d, h, w, _ = points.shape
     count = b * n * d * h * w
-    tables = (b * size[0] * size[1] * size[2] + 1,), (count,), (count,), (count // (long_cell + 1),), (b, n, d, h, w)
+    slots = reference.long_cell_slots(count, long_cell)
+    tables = (b * size[0] * size[1] * size[2] + 1,), (count,), (count,), (slots,), (b, n, d, h, w)
     start, depth, pixel, long, cell = (points.new_empty(shape, dtype=torch.int32) for shape in tables)
     return start, depth, pixel, long, cell
 
 
 _pool_plan = define_op(
     "pool_plan",
-    "(Tensor points, float[] lower, float[] step, int[] size, int long_cell) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor points, float[] lower, float[] step, int[] size, int long_cell) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference.pool_plan,
     _fake_pool_plan,
 )

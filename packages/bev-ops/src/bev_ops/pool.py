@@ -26,8 +26,8 @@ def bev_pool(
     that the plan puts into cell (z, y, x), in the order of those points, so equal input gives equal bits.
 
     Sums are taken in float32 for float16, bfloat16 and float32 and in float64 for float64; the result has the type of
-    the inputs. Inputs of different types are promoted to the wider one. Under autocast both are converted to float32 and
-    the result is float32, as published. Differentiable once in depth and context.
+    the inputs. Inputs of different types are promoted to the wider one. Under autocast both are converted to float32
+    and the result is float32, as published. Differentiable once in depth and context.
 
     Args:
         depth: weight of every depth bin of every feature pixel.
@@ -77,9 +77,9 @@ def _check_inputs(depth: Tensor, context: Tensor, plan: PoolPlan) -> None:
 
 def _common_dtype(depth: Tensor, context: Tensor) -> torch.dtype:
     dtype = torch.promote_types(depth.dtype, context.dtype)
-    if dtype != torch.float64 and torch.is_autocast_enabled(depth.device.type):
-        return torch.float32
-    return dtype
+    device = depth.device.type
+    autocast = device != "meta" and torch.is_autocast_enabled(device)  # meta tensors have no autocast to ask for
+    return torch.promote_types(dtype, torch.float32) if autocast else dtype
 
 
 def _fake_bev_pool(

@@ -33,7 +33,7 @@ def pool_plan(
         cell_start (B*Z*Y*X + 1,): points of cell i stand at cell_start[i]:cell_start[i + 1] of the next two lists.
         point_depth (P,): position in the flattened depth tensor, sorted by cell, stable; dropped points at the end.
         point_pixel (P,): position in the flattened (B, N, h, w) pixels, same order.
-        long_cells (P // (long_cell + 1),): cells with more than ``long_cell`` points, filled up with -1.
+        long_cells (``long_cell_slots`` of P,): cells with more than ``long_cell`` points, filled up with -1.
         cell_of_point (B, N, D, h, w): cell ((b*Z + z)*Y + y)*X + x of each point, -1 where it is dropped.
         All int32.
     """
@@ -46,6 +46,14 @@ def pool_plan(
     pixel = torch.arange(b * n * h * w, dtype=torch.int32, device=points.device).view(b, n, 1, h, w)
     pixel = pixel.expand(b, n, d, h, w).flatten()[order]
     return cell_start, order.int(), pixel, _long_cells(cell_start, order.numel(), long_cell), cell
+
+
+def long_cell_slots(num_points: int, long_cell: int) -> int:
+    """Length of a list that holds every cell with more than ``long_cell`` points, however they fall.
+
+    Two more than needed: tracing with dynamic shapes treats lengths of 0 and 1 as constants.
+    """
+    return num_points // (long_cell + 1) + 2
 
 
 def bev_pool(
@@ -128,16 +136,21 @@ def nms_circle(
 
 
 def _cell_of_point(points: Tensor, lower: Sequence[float], step: Sequence[float], size: Sequence[int]) -> Tensor:
-    position = (points - points.new_tensor(lower)) / points.new_tensor(step)
+    position = (points - _per_axis(points, lower)) / _per_axis(points, step)
     # Truncation toward zero sends (-1, 0) to cell 0. The comparisons are false for NaN.
-    kept = ((position > -1) & (position < points.new_tensor(size))).all(-1)
+    kept = ((position > -1) & (position < _per_axis(points, size))).all(-1)
     x, y, z = torch.where(kept[..., None], position, 0).to(torch.int32).unbind(-1)
     sample = torch.arange(points.shape[0], dtype=torch.int32, device=points.device).view(-1, 1, 1, 1, 1)
     return torch.where(kept, ((sample * size[2] + z) * size[1] + y) * size[0] + x, -1)
 
 
+def _per_axis(points: Tensor, values: Sequence[float]) -> Tensor:
+    # Filled on the device: a copy from the host would wait for it, and division by a plain number is not exact on CUDA.
+    return torch.stack([points.new_full((), value) for value in values])
+
+
 def _long_cells(cell_start: Tensor, num_points: int, long_cell: int) -> Tensor:
-    slots = num_points // (long_cell + 1)
+    slots = long_cell_slots(num_points, long_cell)
     is_long = cell_start.diff() > long_cell
     # Other cells are sent to one spare slot at the end, which is cut off.
     slot = torch.where(is_long, is_long.cumsum(0) - 1, slots)

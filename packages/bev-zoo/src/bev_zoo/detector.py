@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone
 from bev_heads import CenterHead, CenterOutput, Detections
-from bev_lss import CameraRig, LiftSplat
+from bev_lss import CameraRig, LiftSplat, depth_labels, depth_loss
 
 from .recipe import Recipe
 from .recipes import get_recipe
@@ -29,10 +29,13 @@ class Targets:
     Args:
         boxes: per sample (M, 9): x, y, z of the centre, length, width, height (metres), yaw (radians), vx, vy (m/s).
         labels: per sample (M,) int64, positions in the recipe's classes.
+        depth: (B, N, H, W) metres of the nearest LiDAR point per network-input pixel, 0 for none; only for recipes with
+            depth supervision.
     """
 
     boxes: Sequence[Tensor]
     labels: Sequence[Tensor]
+    depth: Tensor | None = None
 
 
 class Detector(nn.Module):
@@ -82,10 +85,7 @@ class Detector(nn.Module):
         Raises:
             ValueError: images, rig and recipe disagree.
         """
-        self._check_inputs(images, rig)
-        features = self.image_features(images[:, 0])
-        bev, _ = self.view_transform(features, rig)
-        return self.head(self.bev_neck(self.bev_encoder(bev)))
+        return self._run(images, rig)[0]
 
     def image_features(self, images: Tensor) -> Tensor:
         """images (B, N, 3, H, W) -> (B, N, C, h, w)."""
@@ -103,8 +103,31 @@ class Detector(nn.Module):
             self.train(was_training)
 
     def loss(self, images: Tensor, rig: CameraRig, targets: Targets) -> dict[str, Tensor]:
-        """Named scalar losses; training minimises their sum."""
-        return self.head.loss(self(images, rig), targets.boxes, targets.labels)
+        """Named scalar losses; training minimises their sum.
+
+        Raises:
+            ValueError: inputs or targets that do not fit, among them a missing depth map.
+        """
+        outputs, depth = self._run(images, rig)
+        losses = self.head.loss(outputs, targets.boxes, targets.labels)
+        weight = self.recipe.view.depth_loss_weight
+        if weight is not None:
+            losses["loss_depth"] = weight * self._depth_loss(depth, targets)
+        return losses
+
+    def _run(self, images: Tensor, rig: CameraRig) -> tuple[list[CenterOutput], Tensor]:
+        """Head outputs, and the depth distribution (B, N, D, h, w)."""
+        self._check_inputs(images, rig)
+        bev, depth = self.view_transform(self.image_features(images[:, 0]), rig)
+        return self.head(self.bev_neck(self.bev_encoder(bev))), depth
+
+    def _depth_loss(self, depth: Tensor, targets: Targets) -> Tensor:
+        wanted = (*depth.shape[:2], *self.recipe.input_size)
+        if targets.depth is None or tuple(targets.depth.shape) != wanted:
+            got = None if targets.depth is None else tuple(targets.depth.shape)
+            raise ValueError(f"{self.recipe.name} learns depth from LiDAR and wants Targets.depth {wanted}, got {got}")
+        labels = depth_labels(targets.depth, self.recipe.view.depth, self.view_transform.stride)
+        return depth_loss(depth, labels)
 
     def _check_inputs(self, images: Tensor, rig: CameraRig) -> None:
         height, width = self.recipe.input_size

@@ -47,6 +47,7 @@ class ViewOptions:
     grid: BevGrid = BevGrid(x=(-51.2, 51.2, 0.8), y=(-51.2, 51.2, 0.8), z=(-5.0, 3.0, 8.0))
     depth: DepthBins = DepthBins(1.0, 60.0, 1.0)
     channels: int = 64
+    depth_loss_weight: float | None = None  # weight of the LiDAR depth supervision; None trains without LiDAR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,9 @@ inline void check_table(const Tensor& table, int64_t numel, const char* name) {
   STD_TORCH_CHECK(table.numel() == numel, name, " must have ", numel, " entries, got ", table.numel());
 }
 
+// Length of the list of long cells; see reference.py.
+inline int64_t long_cell_slots(int64_t num_points, int64_t long_cell) { return num_points / (long_cell + 1) + 2; }
+
 inline bool is_channels_last(const Tensor& t, int64_t channel_dim) {
   // Walks the dimensions from the innermost of (outer..., inner..., C) outwards. Dimensions of size 1 have any stride.
   int64_t expected = 1;

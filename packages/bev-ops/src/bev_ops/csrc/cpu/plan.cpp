@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pool_plan(const Tensor& point
   }
   const int64_t samples = points.size(0), images = samples * points.size(1), bins = points.size(2);
   const int64_t pixels = points.size(3) * points.size(4), count = images * bins * pixels;
-  const int64_t num_cells = samples * grid.cells(), slots = count / (long_cell + 1);
+  const int64_t num_cells = samples * grid.cells(), slots = long_cell_slots(count, long_cell);
   const auto table = [&](std::vector<int64_t> shape) { return empty_on(points, shape, ScalarType::Int); };
   const Tensor start = table({num_cells + 1}), depth = table({count}), pixel = table({count}), crowded = table({slots});
   const Tensor cells = table({samples, points.size(1), bins, points.size(3), points.size(4)});

@@ -1,8 +1,8 @@
 // Lift-splat pooling on the CPU, forward and backward.
 //
 // Sums are vectorised over channels and threaded over cells (forward) or pixels (backward). Every output has one owner
-// that adds its points in the order of the plan, so the result does not depend on the number of threads. Tensors come in
-// as float32 or float64; float16 and bfloat16 are converted on the way in and out.
+// that adds its points in the order of the plan, so the result does not depend on the number of threads. Sums are taken
+// in float32 or float64; float16 and bfloat16 are converted on the way in and out.
 #include "rows.h"
 #include "simd.h"
 
@@ -17,7 +17,7 @@ Tensor converted(const Tensor& tensor, ScalarType type) {
 
 const int32_t* table_data(const Tensor& table) { return static_cast<const int32_t*>(table.data_ptr()); }
 
-// ---- forward ---------------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 template <typename T>
 struct ForwardArgs {
@@ -105,7 +105,7 @@ void pool_forward(const ForwardArgs<T>& args) {
   });
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 template <typename T>
 struct BackwardArgs {
@@ -165,7 +165,7 @@ void pool_backward(const BackwardArgs<T>& args) {
   });
 }
 
-// ---- operators -------------------------------------------------------------------------------------------------------
+// ---- operators ----------------------------------------------------------------------------------
 
 template <typename T>
 void run_forward(const PoolShape& shape, const Tensor& depth, const Tensor& context, const Tensor& cell_start,

@@ -77,7 +77,7 @@ Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& cell_s
   check_table(cell_start, shape.cells() + 1, "cell_start");
   check_table(point_depth, depth.numel(), "point_depth");
   check_table(point_pixel, depth.numel(), "point_pixel");
-  check_table(long_cells, depth.numel() / (long_cell + 1), "long_cells");
+  check_table(long_cells, long_cell_slots(depth.numel(), long_cell), "long_cells");
   const torch::stable::accelerator::DeviceGuard guard(depth.get_device_index());
   const Launcher launch(depth);
   const Tensor out = empty_on(context, {shape.samples, shape.channels, grid_size[2], grid_size[1], grid_size[0]},

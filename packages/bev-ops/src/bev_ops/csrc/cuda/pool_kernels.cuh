@@ -2,12 +2,13 @@
 //
 // Channels stand in rows, one row per pixel (context) or per cell (gradient of the output), padded to whole 16-byte
 // packs. A group of lanes owns one cell or one pixel and holds its sums in registers:
-//   forward   The group fetches the indices and weights of as many points as it has lanes in one go, then passes them
-//             round by shuffles while it reads the rows. Neighbouring cells are exchanged through shared memory and
-//             leave in NCHW order. Cells with many points get a whole block each, and those blocks start first.
-//   backward  The group walks the depth bins of its pixel; the context gradient stays in registers, the depth gradient
-//             is a sum over the group. No sort and no list of points: the plan holds a table of cells per pixel.
-// Every output has one writer and every sum one order, so results are equal from run to run and nothing is zeroed first.
+//   forward   The group fetches the indices and weights of as many points as it has lanes in one go, then passes
+//             them round by shuffles while it reads the rows. Neighbouring cells are exchanged through shared memory
+//             and leave in NCHW order. Cells with many points get a whole block each, and those blocks start first.
+//   backward  The group walks the depth bins of its pixel; the context gradient stays in registers, the depth
+//             gradient is a sum over the group. No sort and no list of points: the plan holds a table of cells per
+//             pixel.
+// Every output has one writer and every sum one order: results are equal from run to run, and nothing is zeroed first.
 #pragma once
 
 #include "device.cuh"
@@ -23,7 +24,7 @@ struct GridSize {
   int y, z;
 };
 
-// ---- rows ------------------------------------------------------------------------------------------------------------
+// ---- rows ---------------------------------------------------------------------------------------
 
 template <typename T>
 struct PackRowsArgs {
@@ -69,7 +70,7 @@ void launch_pack_rows(const PackRowsArgs<T>& args, const Launch& launch) {
   launch(pack_rows<T>, GridSize{columns, rows, depth}, 0, args);
 }
 
-// ---- layout ----------------------------------------------------------------------------------------------------------
+// ---- layout -------------------------------------------------------------------------------------
 
 // How a block is divided: groups of `Lanes` threads, each lane holding `Packs` packs of channels.
 template <typename T, int Lanes, int Packs>
@@ -104,26 +105,21 @@ template <typename T, typename Body>
 void with_layout(int slice_channels, const Body& body) {
   const int packs = slice_channels / kPackSize<T>;
   if constexpr (std::is_same_v<T, double>) {  // for checking gradients, not for speed
-    return packs <= 8 ? body(Layout<T, 8, 1>{}) : body(Layout<T, 32, 2>{});
-  }
-  if (packs <= 4) {
-    return body(Layout<T, 4, 1>{});
-  }
-  if (packs <= 8) {
-    return body(Layout<T, 8, 1>{});
-  }
-  if (packs <= 12) {
-    return body(Layout<T, 4, 3>{});
-  }
-  if (packs <= 16) {
-    return body(Layout<T, 16, 1>{});
-  }
-  if constexpr (std::is_same_v<T, float>) {  // 16-bit types need at most 16 packs
-    return packs <= 24 ? body(Layout<T, 8, 3>{}) : body(Layout<T, 16, 2>{});
+    packs <= 8 ? body(Layout<T, 8, 1>{}) : body(Layout<T, 32, 2>{});
+  } else if (packs <= 4) {
+    body(Layout<T, 4, 1>{});
+  } else if (packs <= 8) {
+    body(Layout<T, 8, 1>{});
+  } else if (packs <= 12) {
+    body(Layout<T, 4, 3>{});
+  } else if (packs <= 16) {
+    body(Layout<T, 16, 1>{});
+  } else if constexpr (std::is_same_v<T, float>) {  // 16-bit types need at most 16 packs
+    packs <= 24 ? body(Layout<T, 8, 3>{}) : body(Layout<T, 16, 2>{});
   }
 }
 
-// ---- forward ---------------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 template <typename T>
 struct ForwardArgs {
@@ -262,13 +258,14 @@ __device__ void pool_cells(const ForwardArgs<T>& args, int64_t block, int base, 
 }
 
 template <typename T, typename L>
-__global__ void __launch_bounds__(kThreads) pool_forward(ForwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, 2) pool_forward(ForwardArgs<T> args) {
   SumOf<T>* tile = dynamic_shared<SumOf<T>>();
   const int base = blockIdx.y * args.slice_channels;
   const int left = args.channels - base;
   const int width = left < args.slice_channels ? left : args.slice_channels;
-  if (blockIdx.x >= args.long_slots) {
-    pool_cells<T, L>(args, static_cast<int64_t>(blockIdx.x) - args.long_slots, base, width, tile);
+  const int64_t block = static_cast<int64_t>(blockIdx.x) - args.long_slots;
+  if (block >= 0) {
+    pool_cells<T, L>(args, block, base, width, tile);
   } else if (args.long_cells[blockIdx.x] >= 0) {
     pool_long_cell<T, L>(args, args.long_cells[blockIdx.x], base, width, tile);
   }
@@ -286,7 +283,7 @@ void launch_forward(ForwardArgs<T> args, const Launch& launch) {
   });
 }
 
-// ---- backward --------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------
 
 template <typename T>
 struct BackwardArgs {
@@ -373,7 +370,7 @@ __device__ void grade_bins(const BackwardArgs<T>& args, int base, const Pack<T> 
 }
 
 template <typename T, typename L>
-__global__ void __launch_bounds__(kThreads) pool_backward(BackwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, 2) pool_backward(BackwardArgs<T> args) {
   __shared__ BinChunk<T, L> chunk;
   SumOf<T>* tile = dynamic_shared<SumOf<T>>();
   const LaneGroup<L::kLanes> group;

@@ -1,0 +1,165 @@
+"""The CUDA kernels' own source, run on the CPU thread by thread, against the plain-PyTorch reference.
+
+The emulator switches threads only where they wait for each other. Results that change with its order of threads would
+show a missing barrier; equal bits in every order are part of the test.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bev_ops import _build, reference
+from bev_ops.plan import PoolPlan
+
+EMULATION = Path(__file__).parent / "emulation"
+DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+ORDERS = {"forward": 0, "backward": 1, "random": 2}
+NAN = float("nan")
+
+
+class Sizes(ctypes.Structure):
+    """PoolSizes of emulate_kernels.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("samples", "cameras", "bins", "channels", "pixels", "cells", "long_cell", "long_slots")
+    ]
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    target = tmp_path_factory.mktemp("emulation") / "emulation.so"
+    torch_include = Path(importlib.util.find_spec("torch").origin).parent / "include"
+    includes = ["-I", str(EMULATION), "-I", str(_build.SOURCE_ROOT), "-isystem", str(torch_include)]
+    source = str(EMULATION / "emulate_kernels.cpp")
+    subprocess.run([compiler, "-std=c++17", "-O1", "-shared", "-fPIC", *includes, source, "-o", target], check=True)
+    yield ctypes.CDLL(str(target))
+
+
+def call(function: Callable[..., bytes], order: str, *args: object) -> None:
+    function.restype = ctypes.c_char_p
+    fault = function(ORDERS[order], *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in args))
+    assert not fault, fault.decode()
+
+
+def sizes_of(depth: Tensor, context: Tensor, plan: PoolPlan, long_cell: int, long_slots: int) -> object:
+    b, n, d, h, w = depth.shape
+    return ctypes.byref(Sizes(b, n, d, context.shape[2], h * w, plan.grid.num_cells, long_cell, long_slots))
+
+
+def emulated_pool(emulator: ctypes.CDLL, inputs: SimpleNamespace, long_cell: int, order: str) -> Tensor:
+    depth, context, plan = inputs.depth, inputs.context, inputs.plan
+    x, y, z = plan.grid.size
+    *_, long_cells, _ = reference.pool_plan(inputs.points, plan.grid.lower, plan.grid.step, plan.grid.size, long_cell)
+    sizes = sizes_of(depth, context, plan, long_cell, long_cells.numel())
+    out = torch.full((depth.shape[0], context.shape[2], z, y, x), NAN, dtype=depth.dtype)
+    tables = (plan.cell_start, plan.point_depth, plan.point_pixel, long_cells)
+    call(emulator.emulate_forward, order, DTYPES[depth.dtype], sizes, depth, context, *tables, out)
+    return out
+
+
+def emulated_backward(
+    emulator: ctypes.CDLL, grad: Tensor, inputs: SimpleNamespace, order: str
+) -> tuple[Tensor, Tensor]:
+    depth, context = inputs.depth, inputs.context
+    sizes = sizes_of(depth, context, inputs.plan, 0, 0)
+    depth_grad, context_grad = torch.full_like(depth, NAN), torch.full_like(context, NAN)
+    tensors = (grad, depth, context, inputs.plan.cell_of_point, depth_grad, context_grad)
+    call(emulator.emulate_backward, order, DTYPES[depth.dtype], sizes, *tensors)
+    return depth_grad, context_grad
+
+
+def reference_pool(inputs: SimpleNamespace) -> Tensor:
+    plan = inputs.plan
+    tables = (plan.cell_start, plan.point_depth, plan.point_pixel, plan.long_cells, plan.cell_of_point)
+    return reference.bev_pool(inputs.depth, inputs.context, *tables, plan.grid.size, 0)
+
+
+def rounding(dtype: torch.dtype, largest: float, terms: int) -> float:
+    """Bound on the difference of two sums of the same terms, rounded once to a type."""
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    return largest * (torch.finfo(dtype).eps + terms * torch.finfo(exact).eps)
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES), ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 7, 64, 80, 130])
+@pytest.mark.parametrize("long_cell", [1, 256])
+def test_forward_is_the_reference(emulator, make_inputs, check_close, dtype, channels, long_cell) -> None:
+    inputs = make_inputs(2, 2, 6, channels, 3, 5, dtype=dtype)
+    want = reference_pool(inputs)
+    got = emulated_pool(emulator, inputs, long_cell, "forward")
+    check_close(got, want, rounding(dtype, float(want.abs().max()), 40))
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES), ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 7, 64, 80, 130, 300])
+def test_backward_is_the_reference(emulator, make_inputs, check_close, dtype, channels) -> None:
+    inputs = make_inputs(2, 2, 18, channels, 3, 5, dtype=dtype)
+    grad = torch.randn(reference_pool(inputs).shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    want = reference.bev_pool_backward(grad, inputs.depth, inputs.context, inputs.plan.cell_of_point)
+    got = emulated_backward(emulator, grad, inputs, "forward")
+    for one, other in zip(got, want, strict=True):
+        check_close(one, other, rounding(dtype, float(other.abs().max()), channels + 20))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spread"),
+    [
+        pytest.param((1, 1, 9, 5, 7, 9), 0.0, id="one crowded cell"),
+        pytest.param((2, 1, 4, 5, 3, 3), 90.0, id="hardly a point in range"),
+        pytest.param((1, 7, 1, 5, 1, 1), 1.0, id="one pixel per camera"),
+        pytest.param((3, 1, 33, 5, 1, 2), 1.0, id="more bins than pixels"),
+    ],
+)
+def test_adversarial_geometry(emulator, make_inputs, check_close, shape, spread) -> None:
+    inputs = make_inputs(*shape, spread=spread)
+    want = reference_pool(inputs)
+    check_close(emulated_pool(emulator, inputs, 8, "forward"), want, rounding(torch.float32, 1e3, 40))
+    grads = reference.bev_pool_backward(want, inputs.depth, inputs.context, inputs.plan.cell_of_point)
+    for one, other in zip(emulated_backward(emulator, want, inputs, "forward"), grads, strict=True):
+        check_close(one, other, rounding(torch.float32, float(other.abs().max()) + 1e-6, 40))
+
+
+@pytest.mark.parametrize("order", ["backward", "random"])
+@pytest.mark.parametrize("channels", [5, 40, 130])
+def test_no_result_depends_on_the_order_of_threads(emulator, make_inputs, check_close, order, channels) -> None:
+    inputs = make_inputs(1, 2, 18, channels, 3, 5)
+    pooled = emulated_pool(emulator, inputs, 4, "forward")
+    check_close(emulated_pool(emulator, inputs, 4, order), pooled)
+    want = emulated_backward(emulator, pooled, inputs, "forward")
+    for one, other in zip(emulated_backward(emulator, pooled, inputs, order), want, strict=True):
+        check_close(one, other)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_suppression_is_the_reference(emulator, count, order) -> None:
+    generator = torch.Generator().manual_seed(count)
+    boxes = torch.rand(count, 5, generator=generator) * torch.tensor([20.0, 20.0, 5.0, 3.0, 6.3])
+    keep = torch.zeros(count, dtype=torch.bool)
+    call(emulator.emulate_nms_rotated, order, boxes, ctypes.c_int64(count), ctypes.c_double(0.1), keep)
+    assert keep.tolist() == reference.nms_rotated(boxes, 0.1).tolist()
+    centers = boxes[:, :2].contiguous()
+    call(emulator.emulate_nms_circle, order, centers, ctypes.c_int64(count), ctypes.c_double(4.0), keep)
+    assert keep.tolist() == reference.nms_circle(centers, 4.0).tolist()
+
+
+def test_overlap_is_the_reference(emulator, check_close) -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.rand(m, 5, generator=generator) * torch.tensor([9.0, 9.0, 6.0, 3.0, 6.3]) for m in (21, 17))
+    iou = torch.full((21, 17), NAN)
+    call(emulator.emulate_iou, "forward", a, b, ctypes.c_int64(21), ctypes.c_int64(17), iou)
+    check_close(iou, reference.iou_rotated(a, b), 1e-6)

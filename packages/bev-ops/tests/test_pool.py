@@ -1,0 +1,277 @@
+"""bev_pool: forward and backward of every implementation against loops in numpy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bev_ops import PoolPlan, _kernels, bev_pool, reference
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SHAPES = [
+    pytest.param((1, 1, 1, 1, 1, 1), id="a single point"),
+    pytest.param((1, 6, 5, 64, 3, 4), id="six cameras"),
+    pytest.param((2, 2, 5, 7, 3, 4), id="two samples"),
+    pytest.param((3, 1, 4, 3, 1, 5), id="three samples"),
+    pytest.param((1, 7, 3, 80, 2, 2), id="seven cameras"),
+    pytest.param((1, 2, 9, 130, 5, 7), id="many channels"),
+]
+
+
+@pytest.fixture(params=["reference", "kernels"])
+def pool(request: pytest.FixtureRequest, device: str):
+    """Pools on a device, by the plain-PyTorch path or by the compiled kernels, with the gradients on request."""
+    if request.param == "kernels" and not _kernels.load(device):
+        pytest.skip("; ".join(str(status) for status in _kernels.kernel_status()))
+    run = by_reference if request.param == "reference" else by_operator
+    return lambda inputs, grad=None: run(to_device(inputs, device), None if grad is None else grad.to(device))
+
+
+def to_device(inputs: SimpleNamespace, device: str) -> SimpleNamespace:
+    return SimpleNamespace(**{name: value.to(device) for name, value in vars(inputs).items()})
+
+
+def by_reference(inputs: SimpleNamespace, grad: Tensor | None) -> tuple[Tensor, ...]:
+    plan = inputs.plan
+    if grad is not None:
+        return reference.bev_pool_backward(grad, inputs.depth, inputs.context, plan.cell_of_point)
+    tables = (plan.cell_start, plan.point_depth, plan.point_pixel, plan.long_cells, plan.cell_of_point)
+    return (reference.bev_pool(inputs.depth, inputs.context, *tables, plan.grid.size, 256),)
+
+
+def by_operator(inputs: SimpleNamespace, grad: Tensor | None) -> tuple[Tensor, ...]:
+    if grad is None:
+        return (bev_pool(inputs.depth, inputs.context, inputs.plan),)
+    leaves = tuple(tensor.detach().requires_grad_() for tensor in (inputs.depth, inputs.context))
+    return torch.autograd.grad(bev_pool(*leaves, inputs.plan), leaves, grad)
+
+
+def random_grad(inputs: SimpleNamespace) -> Tensor:
+    (out,) = by_reference(inputs, None)
+    return torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(out.dtype)
+
+
+def bound(dtype: torch.dtype, want: Tensor, terms: int) -> float:
+    """Rounding of the result, and of so many sums before it."""
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    return float(want.abs().max()) * (torch.finfo(dtype).eps + terms * torch.finfo(exact).eps) + 1e-30
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_is_the_oracle(pool, make_inputs, oracle, check_close, grid, shape, dtype) -> None:
+    inputs = make_inputs(*shape, dtype=dtype)
+    want = oracle.pool(inputs.depth, inputs.context, inputs.points, grid)
+    (got,) = pool(inputs)
+    assert got.dtype == dtype
+    assert got.is_contiguous()
+    check_close(got, want, bound(dtype, want, 40))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_backward_is_the_oracle(pool, make_inputs, oracle, check_close, grid, shape, dtype) -> None:
+    inputs = make_inputs(*shape, dtype=dtype)
+    grad = random_grad(inputs)
+    want = oracle.backward(grad, inputs.depth, inputs.context, inputs.points, grid)
+    for one, other, like in zip(pool(inputs, grad), want, (inputs.depth, inputs.context), strict=True):
+        assert one.dtype == like.dtype
+        check_close(one, other, bound(dtype, other, shape[3] + 20))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7, 15, 16, 17, 64, 80, 130, 200])
+def test_any_number_of_channels(pool, make_inputs, check_close, channels) -> None:
+    inputs = make_inputs(1, 2, 4, channels, 3, 4)
+    check_close(pool(inputs)[0], by_reference(inputs, None)[0], 1e-5)
+    grad = random_grad(inputs)
+    for one, other in zip(pool(inputs, grad), by_reference(inputs, grad), strict=True):
+        check_close(one, other, bound(torch.float32, other, channels + 20))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spread"),
+    [
+        pytest.param((2, 2, 40, 5, 4, 4), 0.0, id="one crowded cell"),
+        pytest.param((1, 2, 5, 5, 3, 3), 1e6, id="no point in range"),
+    ],
+)
+def test_extreme_geometry(pool, make_inputs, oracle, check_close, grid, shape, spread) -> None:
+    inputs = make_inputs(*shape, spread=spread)
+    want = oracle.pool(inputs.depth, inputs.context, inputs.points, grid)
+    check_close(pool(inputs)[0], want, bound(torch.float32, want, 1280))
+    assert inputs.plan.num_cells == (2 if spread == 0 else 0)
+    grad = random_grad(inputs)
+    for one, other in zip(pool(inputs, grad), by_reference(inputs, grad), strict=True):
+        check_close(one, other, bound(torch.float32, other, 200))
+
+
+def test_no_camera_at_all(pool, make_inputs, check_close) -> None:
+    inputs = make_inputs(2, 0, 5, 7, 3, 4)
+    check_close(pool(inputs)[0], torch.zeros(2, 7, 2, 6, 8))
+    assert [g.numel() for g in pool(inputs, torch.ones(2, 7, 2, 6, 8))] == [0, 0]
+
+
+@pytest.mark.parametrize("channels", [7, 64])
+def test_memory_layout_of_the_inputs_changes_no_bit(pool, make_inputs, check_close, channels) -> None:
+    inputs = make_inputs(2, 2, 5, channels, 3, 4)
+    strided = SimpleNamespace(
+        depth=inputs.depth.transpose(3, 4).contiguous().transpose(3, 4),
+        context=inputs.context.movedim(2, -1).contiguous().movedim(-1, 2),
+        plan=inputs.plan,
+    )
+    assert not strided.depth.is_contiguous()
+    assert not strided.context.is_contiguous()
+    check_close(pool(strided)[0], pool(inputs)[0])
+    grad = random_grad(inputs)
+    channels_last = grad.movedim(1, -1).contiguous().movedim(-1, 1)
+    for one, other in zip(pool(strided, channels_last), pool(inputs, grad), strict=True):
+        check_close(one, other)
+
+
+def test_gradient_of_a_sum_has_no_strides(pool, make_inputs, check_close) -> None:
+    inputs = make_inputs()
+    ones = torch.ones(1)
+    shape = by_reference(inputs, None)[0].shape
+    for one, other in zip(pool(inputs, ones.expand(shape)), pool(inputs, torch.ones(shape)), strict=True):
+        check_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_low_precision_is_at_most_twice_as_far_off_as_pytorch(pool, make_inputs, dtype) -> None:
+    """Against float32 on the same numbers, beside PyTorch's own multiply and index_add_ in the low precision."""
+    inputs = make_inputs(1, 6, 40, 64, 4, 6, dtype=dtype)
+    exact = SimpleNamespace(depth=inputs.depth.float(), context=inputs.context.float(), plan=inputs.plan)
+    (want,) = by_reference(exact, None)
+    error = (pool(inputs)[0].cpu().float() - want).abs().max()
+    plain_error = (index_add(inputs).float() - want).abs().max()
+    assert error <= 2 * plain_error, f"error {error:.3g}, PyTorch's own {plain_error:.3g}"
+
+
+def index_add(inputs: SimpleNamespace) -> Tensor:
+    plan, context = inputs.plan, inputs.context
+    kept = plan.num_points
+    point, pixel = plan.point_depth[:kept].long(), plan.point_pixel[:kept].long()
+    rows = context.movedim(2, -1).reshape(-1, context.shape[2])
+    lifted = rows[pixel] * inputs.depth.reshape(-1)[point, None]
+    cell = plan.cell_of_point.reshape(-1)[point].long()
+    out = rows.new_zeros(plan.cell_start.numel() - 1, rows.shape[1]).index_add_(0, cell, lifted)
+    x, y, z = plan.grid.size
+    return out.view(-1, z, y, x, rows.shape[1]).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_forward_equals_the_reference_to_the_last_bit_on_the_cpu(make_inputs, check_close, dtype) -> None:
+    if not _kernels.load("cpu"):
+        pytest.skip(str(_kernels.kernel_status()[0]))
+    inputs = make_inputs(2, 3, 30, 70, 4, 6, dtype=dtype)
+    check_close(by_operator(inputs, None)[0], by_reference(inputs, None)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_number_of_threads_changes_no_bit(make_inputs, check_close, dtype) -> None:
+    inputs = make_inputs(2, 6, 20, 33, 4, 6, dtype=dtype)
+    grad = random_grad(inputs)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        want = (*by_operator(inputs, None), *by_operator(inputs, grad))
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            for one, other in zip((*by_operator(inputs, None), *by_operator(inputs, grad)), want, strict=True):
+                check_close(one, other)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_runs_repeat_to_the_last_bit(pool, make_inputs, check_close) -> None:
+    inputs = make_inputs(2, 3, 30, 24, 4, 6)
+    grad = random_grad(inputs)
+    for one, other in zip((*pool(inputs), *pool(inputs, grad)), (*pool(inputs), *pool(inputs, grad)), strict=True):
+        check_close(one, other)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.3])
+def test_gradcheck(make_inputs, device, spread) -> None:
+    inputs = make_inputs(2, 1, 3, 3, 2, 2, dtype=torch.float64, device=device, spread=spread)
+    leaves = (inputs.depth.requires_grad_(), inputs.context.requires_grad_())
+    assert torch.autograd.gradcheck(lambda depth, context: bev_pool(depth, context, inputs.plan), leaves)
+
+
+def test_one_input_may_be_constant(make_inputs, check_close) -> None:
+    inputs = make_inputs()
+    want = by_operator(make_inputs(), torch.ones(2, 7, 2, 6, 8))
+    bev_pool(inputs.depth.requires_grad_(), inputs.context, inputs.plan).sum().backward()
+    check_close(inputs.depth.grad, want[0])
+    inputs = make_inputs()
+    bev_pool(inputs.depth, inputs.context.requires_grad_(), inputs.plan).sum().backward()
+    check_close(inputs.context.grad, want[1])
+
+
+@pytest.mark.parametrize(
+    ("depth", "context", "result"),
+    [
+        (torch.float32, torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.bfloat16, torch.float16, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float16, torch.float16, torch.float16),
+    ],
+    ids=str,
+)
+def test_mixed_types_are_promoted(make_inputs, check_close, device, depth, context, result) -> None:
+    inputs = make_inputs(dtype=torch.float16, device=device)
+    leaves = (inputs.depth.to(depth).requires_grad_(), inputs.context.to(context).requires_grad_())
+    out = bev_pool(*leaves, inputs.plan)
+    assert out.dtype == result
+    check_close(out, bev_pool(leaves[0].to(result), leaves[1].to(result), inputs.plan))
+    assert [g.dtype for g in torch.autograd.grad(out.sum(), leaves)] == [depth, context]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_autocast_pools_in_float32(make_inputs, check_close, device, dtype) -> None:
+    inputs = make_inputs(dtype=dtype, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = bev_pool(inputs.depth, inputs.context, inputs.plan)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert out.dtype == wide
+    check_close(out, bev_pool(inputs.depth.to(wide), inputs.context.to(wide), inputs.plan))
+
+
+def test_a_plan_serves_many_calls(make_inputs, check_close) -> None:
+    inputs = make_inputs()
+    once = bev_pool(inputs.depth, inputs.context, inputs.plan)
+    check_close(bev_pool(inputs.depth * 2, inputs.context, inputs.plan), once * 2)
+
+
+@pytest.mark.parametrize(
+    ("depth", "context", "message"),
+    [
+        pytest.param((2, 2, 6, 3, 4), (2, 2, 7, 3, 4), r"depth .*\(2, 2, 5, 3, 4\), got \(2, 2, 6, 3, 4\)", id="bins"),
+        pytest.param((1, 2, 5, 3, 4), (1, 2, 7, 3, 4), r"depth .*got \(1, 2, 5, 3, 4\)", id="samples"),
+        pytest.param((2, 5, 3, 4), (2, 2, 7, 3, 4), r"depth .*got \(2, 5, 3, 4\)", id="dimensions of depth"),
+        pytest.param((2, 2, 5, 3, 4), (2, 2, 7, 4, 3), r"\(2, 2, C, 3, 4\), got \(2, 2, 7, 4, 3\)", id="pixels"),
+        pytest.param((2, 2, 5, 3, 4), (2, 3, 7, 3, 4), r"\(2, 2, C, 3, 4\), got \(2, 3, 7, 3, 4\)", id="cameras"),
+        pytest.param((2, 2, 5, 3, 4), (2, 7, 3, 4), r"\(2, 2, C, 3, 4\), got \(2, 7, 3, 4\)", id="dimensions"),
+    ],
+)
+def test_refuses_another_shape_than_the_plan(make_inputs, depth, context, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        bev_pool(torch.zeros(depth), torch.zeros(context), make_inputs().plan)
+
+
+def test_refuses_integers_and_mixed_devices(make_inputs) -> None:
+    inputs = make_inputs()
+    with pytest.raises(ValueError, match=r"float16, bfloat16, float32 or float64, got torch\.int64"):
+        bev_pool(inputs.depth.long(), inputs.context, inputs.plan)
+    with pytest.raises(ValueError, match=r"one device, got cpu, cpu and meta.*plan.to\(device\)"):
+        bev_pool(inputs.depth, inputs.context, inputs.plan.to("meta"))
+
+
+def test_a_plan_of_this_shape_is_accepted_whatever_its_points(make_inputs, grid) -> None:
+    inputs = make_inputs()
+    empty = PoolPlan.from_points(inputs.points + 1e4, grid)
+    assert empty.num_points == 0
+    assert not bev_pool(inputs.depth, inputs.context, empty).any()
