@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument("--sweeps", type=int, default=1, help="LiDAR sweeps between two key frames")
     parser.add_argument("--camera-sweeps", type=int, default=0, help="images per camera between two key frames")
+    parser.add_argument("--density", type=float, default=1.0, help="share of the optional objects")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     options = vars(parser.parse_args())
     try:

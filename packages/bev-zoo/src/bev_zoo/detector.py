@@ -74,6 +74,7 @@ class Detector(nn.Module):
             recipe.view.grid,
             shared_channels=recipe.head.shared_channels,
             head_channels=recipe.head.branch_channels,
+            heatmap_bias=recipe.head.heatmap_bias,
             target_options=recipe.head.targets,
             loss_options=recipe.head.loss,
             decode_options=recipe.head.decode,

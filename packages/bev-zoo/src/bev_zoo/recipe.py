@@ -67,6 +67,7 @@ class HeadOptions:
     tasks: tuple[tuple[str, ...], ...] = (CLASSES,)
     shared_channels: int = 64
     branch_channels: int = 64
+    heatmap_bias: float = -2.19  # initial logit of the heatmap
     targets: CenterTargetOptions = field(default_factory=CenterTargetOptions)
     loss: CenterLossOptions = field(default_factory=CenterLossOptions)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
