@@ -52,7 +52,7 @@ def move_aside(folder: Path) -> None:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=7.0, help="longest training time (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="longest training time (default: %(default)s)")
     minutes = parser.parse_args().minutes
 
     start = time.monotonic()
