@@ -59,7 +59,7 @@ def main() -> None:
     data = ("--data.root", WORLD, "--data.version", "v1.0-mini")
     run("tools/make_synthetic_nuscenes.py", WORLD, "--scenes", "10", "--seed", "0", "--density", "0.3")
     move_aside(RUN)
-    # Loading in the training process: a worker would take turns with the two compute threads, which wait for each other.
+    # No loading worker: it would take turns with the two compute threads, which wait for each other.
     speed = ("--precision", fast_precision(), "--fast-images", "--checkpoint-every-epochs", "8")
     limit = ("--max-minutes", str(minutes))
     run("bev_train", RECIPE, *data, "--data.split", "mini_train", "--out", RUN, "--workers", "0", *speed, *limit)
