@@ -22,13 +22,14 @@ def test_the_recipe_rules_unless_told_otherwise(tiny_options) -> None:
 
 
 def test_options_change_the_recipe(tiny_options) -> None:
-    options = tiny_options(epochs=48, learning_rate=1e-3, class_balanced="on", input_size=(64, 96))
+    own = get_recipe("bevdet-tiny").training
+    options = tiny_options(epochs=2 * own.epochs, learning_rate=1e-3, class_balanced="on", input_size=(64, 96))
     recipe = resolve_recipe(options)
     assert recipe.input_size == (64, 96)
     assert recipe.training == replace(
-        get_recipe("bevdet-tiny").training,
-        epochs=48,
-        milestones=(36, 44),
+        own,
+        epochs=2 * own.epochs,
+        milestones=tuple(2 * milestone for milestone in own.milestones),
         learning_rate=1e-3,
         class_balanced=True,
         batch_size=options.batch_size,
@@ -89,12 +90,16 @@ class TestOnKeyFrames:
         assert torch.equal(first.images, dataset[0].images)
         assert torch.equal(first.cameras["bev_aug"], torch.eye(3))
 
-    def test_augmentation_differs_between_epochs_and_leaves_lidar_alone(self, options) -> None:
+    def test_augmentation_differs_between_epochs(self, options) -> None:
         dataset = build_data(options, resolve_recipe(options)).dataset
         first = dataset[0]
         dataset.set_epoch(1)
         assert not torch.equal(first.images, dataset[0].images)
-        assert first.depth is None
+
+    @pytest.mark.parametrize(("recipe", "wanted"), [("bevdet-tiny", True), ("bevdet-r50", False)])
+    def test_lidar_is_read_only_for_recipes_that_learn_depth_from_it(self, options, recipe, wanted) -> None:
+        options = replace(options, recipe=recipe)
+        assert (build_data(options, resolve_recipe(options)).dataset[0].depth is not None) == wanted
 
     def test_class_balanced_sampling_draws_samples_of_every_class(self, options) -> None:
         options = replace(options, class_balanced="on")
