@@ -56,8 +56,8 @@ def check(name: str, known: dict[str, Path], uv: str) -> bool:
         subprocess.run(
             [uv, "pip", "install", "--quiet", "--python", python, *wanted, "pytest", "pytest-timeout"], check=True
         )
-        # The tests are copied, so that nothing is found through the repository.
-        tests = shutil.copytree(known[name] / "tests", Path(scratch) / "tests")
+        # The tests are copied, so that nothing is found through the repository; as deep as they were in it.
+        tests = shutil.copytree(known[name] / "tests", Path(scratch) / "repository" / "members" / name / "tests")
         options = ["-q", "--import-mode=importlib", "-m", "not slow", "-o", "markers=slow:\ngpu:"]
         done = subprocess.run([python, "-m", "pytest", *options, tests], cwd=scratch)
     print(f"{name}: {'passes' if done.returncode == 0 else 'FAILS'} alone", flush=True)
