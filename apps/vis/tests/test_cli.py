@@ -148,7 +148,7 @@ def test_help_names_units_and_defaults(capsys):
         (("results.json", "--out", "frame.gif"), "must end in .png or .jpg"),
         (("results.json", "--range", "0"), "--range"),
         (("results.json", "--score-threshold", "30"), "--score-threshold must lie from 0 to 1"),
-        (("--checkpoint", "nowhere.safetensors"), "nowhere.safetensors is missing"),
+        (("--checkpoint", "nowhere.safetensors"), "no checkpoint file at nowhere.safetensors"),
         (("--recipe", "bevdet-tiny", "--checkpoint", "results.json"), "results.json"),
         (("--recipe", "bevdet-tiney", "--checkpoint", "results.json"), "bevdet-tiny"),
         (("--recipe", "bevdet-tiny", "--checkpoint", "results.json", "--device", "cuda:99"), "--device cuda:99"),

@@ -10,7 +10,7 @@ from bev_nuscenes import DataOptions, NuscenesDataset, collate
 from bev_vis.__main__ import main
 from bev_vis.predict import predict
 from bev_vis.source import open_source
-from bev_zoo import create_model, save_checkpoint
+from bev_zoo import Detections, create_model, save_checkpoint
 
 RECIPE = "bevdet-tiny"
 
@@ -67,3 +67,15 @@ def test_a_file_that_names_no_recipe_asks_for_one(world, tmp_path, capsys):
     torch.save({}, weights)
     assert main(["render", "--checkpoint", str(weights), "--data.root", str(world)]) == 2
     assert "names no recipe: give --recipe NAME" in capsys.readouterr().err
+
+
+def test_a_model_is_run_at_the_size_it_was_trained_at(world, tmp_path, monkeypatch):
+    small = create_model(RECIPE, input_size=(64, 96))
+    save_checkpoint(small, tmp_path / "small.safetensors")
+    sizes = []
+    monkeypatch.setattr(type(small), "predict", lambda self, images, rig: sizes.append(images.shape[-2:]) or [_NOTHING])
+    predict(open_source(DataOptions(root=str(world))), 0, None, tmp_path / "small.safetensors", "cpu")
+    assert sizes == [(64, 96)]
+
+
+_NOTHING = Detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.long))

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bev_zoo import CheckpointError, Detector, create_model, load_checkpoint, read_recipe_name, save_checkpoint
+from bev_zoo import (
+    CheckpointError,
+    Detector,
+    create_model,
+    load_checkpoint,
+    read_input_size,
+    read_recipe_name,
+    save_checkpoint,
+)
 
 SIZE = (64, 96)
 
@@ -28,6 +36,7 @@ def test_what_is_saved_is_loaded(model: Detector, tmp_path: Path) -> None:
     load_checkpoint(other, tmp_path / "model.safetensors")
     assert equal(weights(other), weights(model))
     assert read_recipe_name(tmp_path / "model.safetensors") == "bevdet-tiny"
+    assert read_input_size(tmp_path / "model.safetensors") == SIZE
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
 
 

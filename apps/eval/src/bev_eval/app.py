@@ -12,7 +12,7 @@ import torch
 from bev_eval.options import EvalOptions, check_options, evaluation_split
 from bev_eval.predict import predict_split
 from bev_nuscenes import Metrics, NuscenesDataset, evaluate, open_index, write_submission
-from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_metadata
+from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
 
 __all__ = ["Evaluation", "evaluate_recipe"]
 
@@ -84,12 +84,12 @@ def _load_model(options: EvalOptions) -> Detector:
     if options.checkpoint is None:
         torch.manual_seed(options.seed)
         return create_model(recipe, input_size=options.input_size)
-    recorded = read_metadata(options.checkpoint)
-    trained_size = tuple(json.loads(recorded.get("input_size", "null")) or recipe.input_size)
+    trained_as = read_recipe_name(options.checkpoint) or recipe.name
+    trained_size = read_input_size(options.checkpoint) or recipe.input_size
     model = create_model(recipe, input_size=options.input_size or trained_size)
     load_checkpoint(model, options.checkpoint)
-    if recorded.get("recipe", recipe.name) != recipe.name:
-        warnings.warn(f"{options.checkpoint} was trained as {recorded['recipe']}, not as {recipe.name}", stacklevel=2)
+    if trained_as != recipe.name:
+        warnings.warn(f"{options.checkpoint} was trained as {trained_as}, not as {recipe.name}", stacklevel=2)
     if model.recipe.input_size != trained_size:
         warnings.warn(
             f"{options.checkpoint} was trained at {trained_size}, not {model.recipe.input_size}", stacklevel=2

@@ -6,7 +6,7 @@ import torch
 
 from bev_lss import CameraRig
 from bev_nuscenes import NuscenesDataset, collate
-from bev_zoo import Recipe, create_model, load_checkpoint, read_recipe_name
+from bev_zoo import Recipe, create_model, load_checkpoint, read_input_size, read_recipe_name
 
 from .frame import Boxes
 from .source import Source
@@ -18,7 +18,8 @@ def predict(source: Source, position: int, recipe: str | None, checkpoint: Path,
     Raises ValueError for an unknown recipe, a checkpoint that does not fit, or a device that is not there.
     """
     target = _device(device)
-    model = create_model(_recipe_name(recipe, checkpoint))
+    name = _recipe_name(recipe, checkpoint)
+    model = create_model(name, input_size=read_input_size(checkpoint))  # drawn at the size it was trained at
     load_checkpoint(model, checkpoint)
     batch = collate([_dataset(source, model.recipe)[position]]).to(target)
     (found,) = model.to(target).predict(batch.images, CameraRig(**batch.cameras))
@@ -37,10 +38,9 @@ def _dataset(source: Source, recipe: Recipe) -> NuscenesDataset:
 
 
 def _recipe_name(recipe: str | None, checkpoint: Path) -> str:
-    name = recipe or (read_recipe_name(checkpoint) if checkpoint.is_file() else None)
+    name = recipe or read_recipe_name(checkpoint)
     if name is None:
-        found = "names no recipe" if checkpoint.is_file() else "is missing"
-        raise ValueError(f"checkpoint {checkpoint} {found}: give --recipe NAME and the --checkpoint that fits it")
+        raise ValueError(f"checkpoint {checkpoint} names no recipe: give --recipe NAME")
     return name
 
 

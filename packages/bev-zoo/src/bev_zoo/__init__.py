@@ -7,7 +7,7 @@ from .checkpoint import (
     CheckpointError,
     load_checkpoint,
     read_checkpoint,
-    read_metadata,
+    read_input_size,
     read_recipe_name,
     save_checkpoint,
 )
@@ -41,7 +41,7 @@ __all__ = [
     "list_recipes",
     "load_checkpoint",
     "read_checkpoint",
-    "read_metadata",
+    "read_input_size",
     "read_recipe_name",
     "save_checkpoint",
 ]

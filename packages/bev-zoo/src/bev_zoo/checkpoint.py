@@ -21,7 +21,7 @@ __all__ = [
     "load_checkpoint",
     "published_to_our_name",
     "read_checkpoint",
-    "read_metadata",
+    "read_input_size",
     "read_recipe_name",
     "save_checkpoint",
 ]
@@ -105,26 +105,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a file of ours records beside the tensors (recipe, input_size, …); empty for files of other kinds.
-
-    Raises:
-        CheckpointError: no such file, or a damaged one.
-    """
-    path = _existing(path)
-    if path.suffix != ".safetensors":
-        return {}
-    with _open_safetensors(path) as file:
-        return file.metadata() or {}
-
-
 def read_recipe_name(path: str | Path) -> str | None:
     """The recipe a file of ours was written for; None for files of other kinds.
 
     Raises:
         CheckpointError: no such file, or a damaged one.
     """
-    return read_metadata(path).get("recipe")
+    return _metadata(path).get("recipe")
+
+
+def read_input_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width of the network input, pixels, a file of ours was written for; None for files of other kinds.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    size = json.loads(_metadata(path).get("input_size", "null"))
+    return None if size is None else (size[0], size[1])
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    """What a file of ours records beside the tensors; empty for files of other kinds."""
+    path = _existing(path)
+    if path.suffix != ".safetensors":
+        return {}
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}
 
 
 def _existing(path: str | Path) -> Path:
