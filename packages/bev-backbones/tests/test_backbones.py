@@ -53,6 +53,21 @@ def test_checkpointing_changes_memory_not_numbers() -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [("resnet18", (4, 16)), ("resnet18", (2, 32)), ("convnext_atto", (8, 32)), ("mobilenetv3_small_050", (8, 16))],
+)
+def test_the_first_level_is_that_of_forward(name: str, strides: tuple[int, ...]) -> None:
+    backbone, images = TimmBackbone(name, strides=strides).eval(), torch.randn(2, 3, 64, 96)
+    torch.testing.assert_close(backbone.first_level(images), backbone(images)[0], rtol=0, atol=0)
+
+
+def test_the_first_level_computes_nothing_beyond_it() -> None:
+    backbone = TimmBackbone("resnet18", strides=(4, 16)).eval()
+    backbone.body.layer2.register_forward_hook(lambda *_: pytest.fail("the second stage ran"))
+    backbone.first_level(torch.zeros(1, 3, 32, 32))
+
+
 def test_fpn_adds_the_coarse_levels_onto_the_finest() -> None:
     neck = FinestFpn((4, 6, 8), 5)
     levels = [torch.randn(2, 4, 12, 20), torch.randn(2, 6, 6, 10), torch.randn(2, 8, 3, 5)]
@@ -72,6 +87,15 @@ def test_bev_encoder_and_neck_return_to_the_grid() -> None:
     maps = encoder(torch.randn(2, 6, 32, 48))
     assert [tuple(m.shape) for m in maps] == [(2, 8, 16, 24), (2, 12, 8, 12), (2, 16, 4, 6)]
     assert neck(maps).shape == (2, 10, 32, 48)
+
+
+def test_a_neck_without_output_stage_ends_at_the_fine_map() -> None:
+    neck = BevFpn(8, 16, 10, scale=2, output_scale=None).eval()
+    fine, coarse = torch.randn(2, 8, 6, 10), torch.randn(2, 16, 3, 5)
+    upsampled = torch.nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(neck([fine, coarse]), neck.fuse(torch.cat([fine, upsampled], dim=1)))
+    assert {name.split(".")[0] for name in neck.state_dict()} == {"fuse"}
+    assert neck.fuse[0].out_channels == neck.fuse[3].out_channels == 10
 
 
 def test_the_shortcut_of_a_stage_is_a_plain_convolution() -> None:

@@ -35,6 +35,16 @@ def test_a_depth_gets_the_bin_it_falls_into(bins: DepthBins, depth_m: float, lab
     assert depth_labels(depth_map, bins, 4).item() == label
 
 
+@pytest.mark.parametrize("bins", [UNIFORM, LOG, DepthBins(1.0, 45.0, 0.5), DepthBins(1.0, 60.0, 0.5, log_spaced=True)])
+def test_a_bin_reaches_from_its_depth_to_the_next(bins: DepthBins) -> None:
+    values, label = bins.values(), torch.arange(bins.count)
+    for fraction in (1e-3, 0.5, 0.999):
+        beyond = torch.cat([values[1:], 2 * values[-1:] - values[-2:-1]])
+        depth_map = (values + fraction * (beyond - values))[None, None, None]
+        kept = label if not bins.log_spaced else label[:-1]  # the step after the last log bin is not its predecessor's
+        assert torch.equal(depth_labels(depth_map, bins, 1).flatten()[: len(kept)], kept)
+
+
 def test_the_nearest_point_of_a_patch_counts() -> None:
     torch.manual_seed(0)
     depth_map = torch.rand(2, 3, 8, 12) * 70 * (torch.rand(2, 3, 8, 12) < 0.2)

@@ -69,6 +69,16 @@ def test_points_project_back_onto_their_pixels() -> None:
     torch.testing.assert_close(camera[..., 2, 0], frustum[..., 2].expand_as(camera[..., 2, 0]), rtol=1e-4, atol=1e-4)
 
 
+def test_autocast_moves_no_point() -> None:
+    torch.manual_seed(0)
+    frustum = frustum_points((4, 6), 8, DepthBins(2.0, 60.0, 2.0))
+    intrinsics = torch.tensor([[93.7, 0, 25.3], [0, 95.1, 15.9], [0, 0, 1]]).expand(1, 2, 3, 3)
+    geometry = (_random_poses(1, 2), intrinsics, torch.eye(3).expand(1, 2, 3, 3), torch.eye(3)[None])
+    points = points_to_ego(frustum, *geometry)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(points_to_ego(frustum, *geometry), points)
+
+
 def _random_poses(*lead: int) -> torch.Tensor:
     angle = torch.rand(*lead) * 2 * math.pi
     poses = torch.eye(4).expand(*lead, 4, 4).clone()

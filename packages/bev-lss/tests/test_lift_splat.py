@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from bev_lss import CameraRig, DepthBins, LiftSplat, PlanCache
+from bev_lss import CameraDepthNet, CameraRig, DepthBins, LiftSplat, PlanCache, camera_parameters
 from bev_ops import BevGrid
 
 GRID = BevGrid(x=(-8.0, 8.0, 1.0), y=(-8.0, 8.0, 1.0), z=(-2.0, 2.0, 4.0))
@@ -99,13 +99,51 @@ def test_a_calibration_changed_in_place_is_not_taken_for_the_old_one(rig: Camera
     torch.testing.assert_close(lift(features, rig).bev, before.flip(-2))
 
 
-def test_the_same_calibration_is_planned_once(rig: CameraRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    lift = make_lift()
+@pytest.mark.parametrize(("training", "planned"), [(False, 1), (True, 3)])
+def test_the_same_calibration_is_planned_once_but_while_training(
+    rig: CameraRig, monkeypatch: pytest.MonkeyPatch, training: bool, planned: int
+) -> None:
+    lift = make_lift().train(training)
     calls = []
     monkeypatch.setattr(lift, "points", lambda *args: calls.append(1) or LiftSplat.points(lift, *args))
     for _ in range(3):
         lift(torch.randn(1, 1, 3, *SIZE), dataclasses.replace(rig, intrinsics=rig.intrinsics.clone()))
-    assert len(calls) == 1
+    assert len(calls) == planned
+
+
+def test_a_plan_handed_in_is_used(rig: CameraRig) -> None:
+    lift, features = make_lift(), torch.randn(1, 1, 3, *SIZE)
+    far = dataclasses.replace(rig, bev_aug=rig.bev_aug * 100)
+    assert torch.equal(lift(features, far, plan=lift.plan(rig, SIZE)).bev, lift(features, rig).bev)
+
+
+def test_the_cameras_of_a_frame_do_as_well_as_a_rig_of_one(rig: CameraRig) -> None:
+    lift, features = make_lift(), torch.randn(1, 1, 3, *SIZE)
+    assert torch.equal(lift(features, rig.frame_cameras(0)).bev, lift(features, rig).bev)
+
+
+def test_a_camera_aware_net_is_told_of_these_cameras_unless_others_are_named(rig: CameraRig) -> None:
+    net = CameraDepthNet(4, BINS.count, 5, aspp_channels=4, stereo=True).eval()
+    lift = LiftSplat(4, 5, GRID, BINS, depth_net=net, stride=8)
+    features, cameras = torch.randn(1, 1, 4, *SIZE), rig.frame_cameras(0)
+    volume = torch.rand(1, 1, BINS.count, 4 * SIZE[0], 4 * SIZE[1])
+    params = camera_parameters(cameras)
+
+    bev, depth = lift(features, cameras, cost_volume=volume)
+
+    logits, _ = net(features[0], params[0], volume[0])
+    torch.testing.assert_close(depth[0], logits.softmax(1))
+    assert torch.equal(lift(features, cameras, camera_params=params, cost_volume=volume).bev, bev)
+    others = lift(features, cameras, camera_params=params + 1, cost_volume=volume)
+    assert (others.depth - depth).abs().max() > 1e-4
+    assert (lift(features, cameras).depth - depth).abs().max() > 1e-4, "without the volume there is nothing to match"
+
+
+def test_a_rig_of_several_frames_is_refused(rig: CameraRig) -> None:
+    twice = {name: getattr(rig, name).repeat(1, 2, 1, 1, 1) for name in ("cam_to_ego", "ego_to_global")}
+    twice |= {name: getattr(rig, name).repeat(1, 2, 1, 1, 1) for name in ("intrinsics", "image_aug")}
+    with pytest.raises(ValueError, match=r"wants a rig with T=1, got T=2: hand in rig.frame_cameras"):
+        make_lift()(torch.randn(1, 1, 3, *SIZE), dataclasses.replace(rig, **twice))
 
 
 def test_no_point_in_the_grid_gives_zeros(rig: CameraRig) -> None:

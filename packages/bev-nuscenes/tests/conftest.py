@@ -154,6 +154,7 @@ def _write_scene(root: Path, tables: dict[str, list], scene: str, number: int, f
         tables["sample"].append({"token": token, "timestamp": time, "scene_token": f"token-{scene}"} | links)
         for place, channel in enumerate((*CAMERAS, "LIDAR_TOP")):
             _write_reading(root, tables, token, channel, time - 5000 * place, frame)
+        _write_occupancy(root / "gts" / scene / token)
     for number_in_scene, entry in enumerate(OBJECTS):
         _write_object(tables, scene, tokens, number_in_scene, entry)
 
@@ -195,6 +196,15 @@ def _write_reading(root: Path, tables: dict[str, list], token: str, channel: str
             "next": "",
         }
     )
+
+
+def _write_occupancy(folder: Path) -> None:
+    """Blocks of 10 x 10 x 4 cells of random labels, differing along every axis."""
+    rng = np.random.default_rng([7, *folder.name.encode()])
+    blocks = rng.integers(0, [[[[18]], [[2]], [[2]]]], (20, 3, 20, 4)).astype(np.uint8).transpose(1, 0, 2, 3)
+    semantics, lidar, camera = blocks.repeat(10, axis=1).repeat(10, axis=2).repeat(4, axis=3)
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / "labels.npz", semantics=semantics, mask_lidar=lidar, mask_camera=camera)
 
 
 def _write_object(tables: dict[str, list], scene: str, tokens: list[str], number: int, entry: tuple) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bev_nuscenes import OCCUPANCY_CELL, OCCUPANCY_LOWER, OCCUPANCY_SHAPE, build_index, read_occupancy
 from bev_nuscenes.synthetic import WorldOptions, WorldSummary, make_world
 from bev_nuscenes.synthetic import world as world_module
 from bev_nuscenes.synthetic.calibration import LIDAR, RENDERED_CAMERAS
@@ -381,6 +382,34 @@ def test_lidar_mask_holds_the_cells_that_were_hit(made: WorldSummary, nusc: obje
         assert file["mask_lidar"][tuple(cell.T)].mean() > 0.999
         assert (file["semantics"][tuple(cell.T)] != 17).mean() > 0.9
         assert 0.02 < file["mask_camera"].mean() < 0.9
+
+
+def test_standing_things_keep_their_global_place_from_one_occupancy_to_the_next(made: WorldSummary) -> None:
+    """The cells stand in the ego frame of the LiDAR's time stamp; that of a camera, 40 ms earlier, fits worse."""
+    index = build_index(made.root, "v1.0-mini", progress=False)
+    for now in np.flatnonzero(index.frames.previous >= 0):
+        before = index.frames.previous[now]
+        one, two = (read_occupancy(index.occupancy_path(k)).semantics for k in (before, now))
+        standing = (one >= LABELS["driveable_surface"]) & (one != LABELS["free"])
+        agreement = {}
+        for name, poses in (("lidar", index.lidar.ego_to_global), ("camera", index.cameras.ego_to_global[:, 0])):
+            then_to_now = np.linalg.inv(poses[now]) @ index.lidar.ego_to_global[before]
+            moved = cell_centers()[standing] @ then_to_now[:3, :3].T + then_to_now[:3, 3]
+            cells = np.floor((moved - OCCUPANCY_LOWER) / OCCUPANCY_CELL).astype(int)
+            inside = ((cells >= 0) & (cells < OCCUPANCY_SHAPE)).all(axis=1)
+            agreement[name] = (two[tuple(cells[inside].T)] == one[standing][inside]).mean()
+        assert agreement["lidar"] > 0.95
+        assert agreement["lidar"] > agreement["camera"]
+
+
+def test_cameras_see_a_sensible_part_of_the_occupancy(made: WorldSummary) -> None:
+    index = build_index(made.root, "v1.0-mini", progress=False)
+    for position in range(len(index)):
+        truth = read_occupancy(index.occupancy_path(position))
+        seen = np.bincount(truth.semantics[truth.mask_camera], minlength=len(LABELS)) / truth.mask_camera.sum()
+        assert 0.15 < truth.mask_camera.mean() < 0.7
+        assert 0.8 < seen[LABELS["free"]] < 0.98, "cameras mostly see air"
+        assert min(seen[LABELS[name]] for name in ("driveable_surface", "terrain", "manmade", "vegetation")) > 1e-3
 
 
 def test_map_mask_is_white_under_the_ego_car(nusc: object) -> None:

@@ -1,4 +1,4 @@
-"""Neck that brings the stages of the BEV encoder back to the grid."""
+"""Neck that fuses a coarse map into a fine one, on the bird's-eye view or in the image."""
 
 from __future__ import annotations
 
@@ -17,23 +17,32 @@ class BevFpn(nn.Module):
         fine_channels, coarse_channels: channels of the two encoder maps that are fused.
         out_channels: channels of the result.
         scale: how many times finer the fine map is than the coarse one.
-        output_scale: upsampling after the fusion.
+        output_scale: upsampling after the fusion; None ends at the fused map, with hidden layers of ``out_channels``
+            instead of twice as many: the image neck of the published Swin systems (with ``scale=2``).
     """
 
     def __init__(
-        self, fine_channels: int, coarse_channels: int, out_channels: int, *, scale: int = 4, output_scale: int = 2
+        self,
+        fine_channels: int,
+        coarse_channels: int,
+        out_channels: int,
+        *,
+        scale: int = 4,
+        output_scale: int | None = 2,
     ) -> None:
         super().__init__()
-        hidden = out_channels * 2
+        hidden = out_channels if output_scale is None else out_channels * 2
         self.upsample = _bilinear(scale)
         self.fuse = nn.Sequential(
             *_conv_bn_relu(fine_channels + coarse_channels, hidden), *_conv_bn_relu(hidden, hidden)
         )
-        self.output = nn.Sequential(
-            _bilinear(output_scale),
-            *_conv_bn_relu(hidden, out_channels),
-            nn.Conv2d(out_channels, out_channels, kernel_size=1),
-        )
+        self.output: nn.Module = nn.Identity()
+        if output_scale is not None:
+            self.output = nn.Sequential(
+                _bilinear(output_scale),
+                *_conv_bn_relu(hidden, out_channels),
+                nn.Conv2d(out_channels, out_channels, kernel_size=1),
+            )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """maps: encoder outputs; the first (fine) and the last (coarse) are used -> (B, out_channels, Y, X)."""

@@ -6,6 +6,7 @@ import difflib
 
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 __all__ = ["TimmBackbone"]
@@ -43,6 +44,21 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (M, 3, H, W) -> one map per stride, (M, channels[i], H / strides[i], W / strides[i])."""
         return self.body(images)
+
+    def first_level(self, images: Tensor) -> Tensor:
+        """images (M, 3, H, W) -> the finest level of :meth:`forward`.
+
+        Of networks that timm gives as a plain sequence of modules (ResNet and most other convolutional ones) nothing
+        beyond that level is computed; others compute all their levels.
+        """
+        if not isinstance(self.body, FeatureListNet):
+            return self.body(images)[0]
+        features = images
+        for name, module in self.body.items():
+            features = module(features)
+            if name in self.body.return_layers:
+                return features
+        raise AssertionError("timm builds no features without a returned level")
 
 
 def _level_indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:

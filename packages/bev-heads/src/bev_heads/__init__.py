@@ -1,10 +1,11 @@
-"""Detection heads on bird's-eye-view features: targets, losses, decoding."""
+"""Heads on bird's-eye-view and voxel features: targets, losses, decoding."""
 
 from .box_code import CenterOutput, decode_boxes, encode_boxes, gather_codes
 from .center_head import CenterHead
 from .decode import decode_centers
 from .detections import Detections
 from .losses import center_loss, gaussian_focal_loss, mean_over_processes
+from .occupancy_head import OccupancyHead, occupancy_loss
 from .options import CenterLossOptions, CenterTargetOptions, DecodeOptions, NmsOptions
 from .targets import CenterTargets, center_targets, gaussian_radius
 
@@ -17,6 +18,7 @@ __all__ = [
     "DecodeOptions",
     "Detections",
     "NmsOptions",
+    "OccupancyHead",
     "center_loss",
     "center_targets",
     "decode_boxes",
@@ -26,4 +28,5 @@ __all__ = [
     "gaussian_focal_loss",
     "gaussian_radius",
     "mean_over_processes",
+    "occupancy_loss",
 ]

@@ -55,6 +55,6 @@ def _bin_number(depth_m: Tensor, bins: DepthBins) -> Tensor:
     """Number of the bin that a depth falls into, counted from 1, with its fraction."""
     if not bins.log_spaced:
         return (depth_m - (bins.lower - bins.step)) / bins.step
-    lower = torch.tensor(bins.lower)
-    scale = (bins.count - 1) / torch.log(torch.tensor(bins.upper - 1.0) / bins.lower)
-    return (torch.log(depth_m) - torch.log(lower)) * scale + 1
+    # In the published order of operations, so that depths on a border fall to the same side.
+    lower, upper = torch.tensor(bins.lower), torch.tensor(bins.upper - 1.0)
+    return (torch.log(depth_m) - torch.log(lower)) * (bins.count - 1) / torch.log(upper / lower) + 1

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DepthBins", "frustum_points", "points_to_ego"]
+__all__ = ["DepthBins", "frustum_points", "pixel_positions", "points_to_ego"]
+
+_LANES = 8  # of the vector unit the published systems were built for
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,26 @@ def frustum_points(feature_size: tuple[int, int], stride: int, bins: DepthBins) 
     they are not the centres of the feature cells.
     """
     height, width = feature_size
-    u = _pixel_positions(width, stride)
-    v = _pixel_positions(height, stride)
+    u = pixel_positions(width, stride)
+    v = pixel_positions(height, stride)
     depth, v, u = torch.meshgrid(bins.values(), v, u, indexing="ij")
     return torch.stack((u, v, depth), dim=-1)
+
+
+def pixel_positions(count: int, stride: int) -> Tensor:
+    """``count`` positions from 0 to the last pixel of ``count * stride``: (count,) float32.
+
+    Equal to torch.linspace but for the last bit, which in torch depends on the processor's vector width. The published
+    systems were built with 8 lanes: each full group of 8 counts from its own first value, groups that start in the
+    second half count down from the end. Fixed here, the same points fall into the same cells everywhere.
+    """
+    index = torch.arange(count)
+    grouped = index < count - count % _LANES
+    first = torch.where(grouped, index - index % _LANES, index)
+    end = torch.tensor(float(count * stride - 1))
+    step = end / max(count - 1, 1)
+    base = torch.where(first < max(count // 2, 1), step * first, end - step * (count - 1 - first))
+    return base + step * (index - first)
 
 
 def points_to_ego(
@@ -71,31 +89,18 @@ def points_to_ego(
     """Frustum points in the augmented key-ego frame: (B, N, D, h, w, 3) float32 metres.
 
     Follows the order of operations of the published code, so that points fall on the same side of every cell border.
+    Under autocast too, all of it is float32.
     """
     lead = (*intrinsics.shape[:2], 1, 1, 1)
     rotation, translation = _split_affine(image_aug)
     shifted = [frustum[..., i] - translation[..., i].view(lead) for i in range(3)]
     u, v, depth = _transform(torch.linalg.inv(rotation).view(*lead, 3, 3), *shifted)
-    pixel_to_ego = cam_to_key_ego[..., :3, :3] @ torch.linalg.inv(intrinsics)
+    # Autocast would take this product to half precision, and points decimetres away. Meta tensors have no autocast.
+    with torch.autocast("cpu" if frustum.is_meta else frustum.device.type, enabled=False):
+        pixel_to_ego = cam_to_key_ego[..., :3, :3] @ torch.linalg.inv(intrinsics)
     turned = _transform(pixel_to_ego.view(*lead, 3, 3), u * depth, v * depth, depth)
     points = [turned[i] + cam_to_key_ego[..., i, 3].view(lead) for i in range(3)]
     return torch.stack(_transform(bev_aug.view(-1, 1, 1, 1, 1, 3, 3), *points), dim=-1)
-
-
-def _pixel_positions(count: int, stride: int, lanes: int = 8) -> Tensor:
-    """``count`` positions from 0 to the last pixel of ``count * stride``: (count,) float32.
-
-    Equal to torch.linspace but for the last bit, which in torch depends on the processor's vector width. The published
-    systems were built with 8 lanes: each full group of 8 counts from its own first value, groups that start in the
-    second half count down from the end. Fixed here, the same points fall into the same cells everywhere.
-    """
-    index = torch.arange(count)
-    grouped = index < count - count % lanes
-    first = torch.where(grouped, index - index % lanes, index)
-    end = torch.tensor(float(count * stride - 1))
-    step = end / max(count - 1, 1)
-    base = torch.where(first < max(count // 2, 1), step * first, end - step * (count - 1 - first))
-    return base + step * (index - first)
 
 
 def _transform(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> list[Tensor]:

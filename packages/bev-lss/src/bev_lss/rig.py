@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cameras import FrameCameras
+
 __all__ = ["CalibrationError", "CameraRig"]
 
 _TRAILING_SHAPE = {"intrinsics": (3, 3), "cam_to_ego": (4, 4), "ego_to_global": (4, 4), "image_aug": (3, 3)}
@@ -82,6 +84,24 @@ class CameraRig:
         ego_to_global = self.ego_to_global.double()
         global_to_key_ego = torch.linalg.inv(ego_to_global[:, :1, :1])
         return (global_to_key_ego @ ego_to_global @ self.cam_to_ego.double()).float()
+
+    def all_frame_cameras(self) -> tuple[FrameCameras, ...]:
+        """The cameras of every frame seen from the key ego, newest first: T of them, poses composed once for all."""
+        cam_to_key_ego = self.cam_to_key_ego()
+        return tuple(
+            FrameCameras(cam_to_key_ego[:, t], self.intrinsics[:, t], self.image_aug[:, t], self.bev_aug)
+            for t in range(self.num_frames)
+        )
+
+    def frame_cameras(self, t: int) -> FrameCameras:
+        """The cameras of frame t (0 is now) seen from the key ego. For several frames see :meth:`all_frame_cameras`.
+
+        Raises:
+            ValueError: the rig has no such frame.
+        """
+        if not 0 <= t < self.num_frames:
+            raise ValueError(f"a frame from 0 to {self.num_frames - 1} is wanted, got {t}")
+        return self.all_frame_cameras()[t]
 
     def _check_shapes(self) -> None:
         lead = tuple(self.intrinsics.shape[:3])

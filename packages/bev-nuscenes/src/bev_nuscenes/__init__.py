@@ -1,4 +1,4 @@
-"""nuScenes for camera-only perception: index, data set, augmentation, evaluation, synthetic worlds."""
+"""nuScenes for camera-only perception: index, data set, augmentation, occupancy, evaluation, synthetic worlds."""
 
 from .batch import Batch, Sample, collate
 from .bev_augmentation import BevAugmentation, BevTransform, boxes_in_range, wrap_yaw
@@ -9,6 +9,18 @@ from .evaluation import ClassMetrics, Metrics, TpErrors, evaluate
 from .image_augmentation import PIXEL_MEAN, PIXEL_STD, ImageAugmentation, ImageTransform, normalize_image
 from .index import BoxTable, CameraTable, FrameTable, IndexInfo, LidarTable, NuscenesIndex, SceneTable
 from .lidar_depth import lidar_depth_maps
+from .occupancy import (
+    FREE,
+    OCCUPANCY_CELL,
+    OCCUPANCY_CLASSES,
+    OCCUPANCY_LOWER,
+    OCCUPANCY_SHAPE,
+    OccupancyTruth,
+    read_occupancy,
+)
+from .occupancy_evaluation import OccupancyCounts, OccupancyMetrics, evaluate_occupancy
+from .occupancy_predictions import read_prediction, write_prediction
+from .ray_iou import RayIou, RayIouCounts, cast_rays, lidar_rays, ray_origins
 from .sampling import ClassBalancedSampler, EpochSampler, class_balanced_indices
 from .submission import SubmissionWriter, attribute_names, write_submission
 from .taxonomy import ATTRIBUTES, CAMERAS, CLASSES
@@ -17,6 +29,11 @@ __all__ = [
     "ATTRIBUTES",
     "CAMERAS",
     "CLASSES",
+    "FREE",
+    "OCCUPANCY_CELL",
+    "OCCUPANCY_CLASSES",
+    "OCCUPANCY_LOWER",
+    "OCCUPANCY_SHAPE",
     "PIXEL_MEAN",
     "PIXEL_STD",
     "Batch",
@@ -38,6 +55,11 @@ __all__ = [
     "Metrics",
     "NuscenesDataset",
     "NuscenesIndex",
+    "OccupancyCounts",
+    "OccupancyMetrics",
+    "OccupancyTruth",
+    "RayIou",
+    "RayIouCounts",
     "Sample",
     "SceneTable",
     "SubmissionWriter",
@@ -45,13 +67,20 @@ __all__ = [
     "attribute_names",
     "boxes_in_range",
     "build_index",
+    "cast_rays",
     "class_balanced_indices",
     "collate",
     "default_index_path",
     "evaluate",
+    "evaluate_occupancy",
     "lidar_depth_maps",
+    "lidar_rays",
     "normalize_image",
     "open_index",
+    "ray_origins",
+    "read_occupancy",
+    "read_prediction",
     "wrap_yaw",
+    "write_prediction",
     "write_submission",
 ]

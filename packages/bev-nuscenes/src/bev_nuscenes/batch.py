@@ -1,12 +1,13 @@
 """Samples and batches.
 
-Legend: B samples, T frames (newest first), N cameras, H and W the network-input size, M boxes of one sample.
+Legend: B samples, T frames (newest first), N cameras, H and W the network-input size, M boxes of one sample,
+(X, Y, Z) = (200, 200, 16) cells of the occupancy ground truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ class Sample:
         labels: (M,) int64, positions in CLASSES.
         box_to_global: (4, 4) float64, the frame of the boxes before BEV augmentation to the global frame.
         depth: (N, H, W) float32 metres from LiDAR, 0 where unknown; None unless asked for.
+        semantics: (X, Y, Z) uint8, positions in OCCUPANCY_CLASSES, mirrored as ``bev_aug`` says; None unless asked for.
+        mask_camera: (X, Y, Z) bool, cells that a camera observes, mirrored alike; None unless asked for.
+        timestamp: of the key frame, seconds.
+        scene: name of the scene.
     """
 
     token: str
@@ -37,11 +42,15 @@ class Sample:
     labels: Tensor
     box_to_global: Tensor
     depth: Tensor | None = None
+    semantics: Tensor | None = None
+    mask_camera: Tensor | None = None
+    timestamp: float = 0.0
+    scene: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples stacked along a new first axis B; ``boxes``, ``labels`` and ``tokens`` are lists over the samples.
+    """Samples stacked along a new first axis B; what differs in size between samples, and names, are lists over them.
 
     ``cameras`` has exactly the fields of ``bev_lss.CameraRig``: ``CameraRig(**batch.cameras)``.
     """
@@ -53,6 +62,10 @@ class Batch:
     labels: list[Tensor]  # (M,) each
     box_to_global: Tensor  # (B, 4, 4) float64
     depth: Tensor | None = None  # (B, N, H, W)
+    semantics: Tensor | None = None  # (B, X, Y, Z) uint8
+    mask_camera: Tensor | None = None  # (B, X, Y, Z) bool
+    timestamps: list[float] = field(default_factory=list)  # of the key frames, seconds
+    scenes: list[str] = field(default_factory=list)  # names
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -66,19 +79,23 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
         return replace(
             self,
             images=function(self.images),
             cameras={name: function(tensor) for name, tensor in self.cameras.items()},
             boxes=[function(boxes) for boxes in self.boxes],
             labels=[function(labels) for labels in self.labels],
-            depth=None if self.depth is None else function(self.depth),
+            depth=optional(self.depth),
+            semantics=optional(self.semantics),
+            mask_camera=optional(self.mask_camera),
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of equal shape into a batch; the ``collate_fn`` of a DataLoader."""
-    depth = [sample.depth for sample in samples if sample.depth is not None]
     return Batch(
         tokens=[sample.token for sample in samples],
         images=torch.stack([sample.images for sample in samples]),
@@ -86,5 +103,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=[sample.boxes for sample in samples],
         labels=[sample.labels for sample in samples],
         box_to_global=torch.stack([sample.box_to_global for sample in samples]),
-        depth=torch.stack(depth) if depth else None,
+        depth=_stack([sample.depth for sample in samples]),
+        semantics=_stack([sample.semantics for sample in samples]),
+        mask_camera=_stack([sample.mask_camera for sample in samples]),
+        timestamps=[sample.timestamp for sample in samples],
+        scenes=[sample.scene for sample in samples],
     )
+
+
+def _stack(tensors: list[Tensor | None]) -> Tensor | None:
+    """The tensors stacked, where the samples have them."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None

@@ -67,6 +67,11 @@ class BevAugmentation:
     flip_x: float = 0.0
     flip_y: float = 0.0
 
+    @property
+    def flips_only(self) -> bool:
+        """Whether every transform that can be drawn maps the cells of a symmetric grid onto cells."""
+        return tuple(self.rotate_deg) == (0.0, 0.0) and tuple(self.scale) == (1.0, 1.0)
+
     def sample(self, rng: np.random.Generator) -> BevTransform:
         """Draw a transform, in the published order: rotation, scale, mirror x, mirror y."""
         rotate_deg, scale = rng.uniform(*self.rotate_deg), rng.uniform(*self.scale)

@@ -18,6 +18,7 @@ from .files import read_image, read_lidar
 from .image_augmentation import ImageAugmentation, ImageTransform, normalize_image
 from .index import NuscenesIndex
 from .lidar_depth import lidar_depth_maps
+from .occupancy import read_occupancy
 from .randomness import Purpose, generator
 
 __all__ = ["Draw", "NuscenesDataset"]
@@ -57,6 +58,7 @@ class NuscenesDataset(Dataset[Sample]):
         bev_augmentation: BevAugmentation | None = None,
         training: bool = False,
         with_depth: bool = False,
+        with_occupancy: bool = False,
         fast_images: bool = False,
         box_range: tuple[float, float, float, float] | None = None,
         depth_range: tuple[float, float] = (1.0, 60.0),
@@ -74,6 +76,9 @@ class NuscenesDataset(Dataset[Sample]):
             bev_augmentation: ranges for training; evaluation ignores it.
             training: draw augmentations; if False the samples are always the same.
             with_depth: read the LiDAR file of the key frame and make depth maps.
+            with_occupancy: read the occupancy ground truth of the key frame (Occ3D-nuScenes, ``gts`` in the data root).
+                It is mirrored together with everything else; in training, ``bev_augmentation`` may then do nothing but
+                mirror, as in the published occupancy systems.
             fast_images: decode JPEGs at a reduced scale where the input is small: several times faster, pixels differ a
                 little from the exact path that published checkpoints were evaluated with.
             box_range: (x_min, y_min, x_max, y_max) metres; in training, boxes whose centre is outside after BEV
@@ -83,10 +88,16 @@ class NuscenesDataset(Dataset[Sample]):
 
         Raises:
             DataError: the index has no such split.
-            ValueError: an input size or a number of frames that makes no sense.
+            ValueError: an input size or a number of frames that makes no sense, or a BEV augmentation that occupancy
+                cannot follow.
         """
         if frames < 1 or len(input_size) != 2 or min(input_size) < 1:
             raise ValueError(f"frames >= 1 and input_size (height, width) are needed, got {frames} and {input_size}")
+        if with_occupancy and training and bev_augmentation is not None and not bev_augmentation.flips_only:
+            raise ValueError(
+                f"occupancy can be mirrored only, got rotate_deg {bev_augmentation.rotate_deg} and scale "
+                f"{bev_augmentation.scale}; use BevAugmentation(flip_x=..., flip_y=...) with occupancy"
+            )
         self.index = index
         self.split = split
         self.positions = index.split_positions(split)
@@ -96,6 +107,7 @@ class NuscenesDataset(Dataset[Sample]):
         self.bev_augmentation = bev_augmentation or BevAugmentation()
         self.training = training
         self.with_depth = with_depth
+        self.with_occupancy = with_occupancy
         self.fast_images = fast_images
         self.box_range = box_range
         self.depth_range = depth_range
@@ -118,6 +130,7 @@ class NuscenesDataset(Dataset[Sample]):
         bev_transform = self.bev_augmentation.sample(rng) if self.training else BevTransform()
         image_aug = np.stack([transform.homography() for transform in image_transforms])
         boxes, labels = self._boxes(history[0], bev_transform)
+        semantics, mask_camera = self._occupancy(history[0], bev_transform) if self.with_occupancy else (None, None)
         return Sample(
             token=self.index.token(history[0]),
             images=self._images(history, image_transforms),
@@ -126,6 +139,10 @@ class NuscenesDataset(Dataset[Sample]):
             labels=labels,
             box_to_global=torch.from_numpy(self.index.box_to_global(history[0])),
             depth=self._depth(history[0], image_aug) if self.with_depth else None,
+            semantics=semantics,
+            mask_camera=mask_camera,
+            timestamp=self.index.seconds(history[0]),
+            scene=self.index.scene_name(history[0]),
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -193,3 +210,8 @@ class NuscenesDataset(Dataset[Sample]):
             self.input_size,
             self.depth_range,
         )
+
+    def _occupancy(self, position: int, bev_transform: BevTransform) -> tuple[Tensor, Tensor]:
+        """Labels and camera mask in the augmented frame; flipping about the ego maps cell i to cell 199 - i."""
+        truth = read_occupancy(self.index.occupancy_path(position)).flip(bev_transform.flip_x, bev_transform.flip_y)
+        return torch.from_numpy(truth.semantics), torch.from_numpy(truth.mask_camera)

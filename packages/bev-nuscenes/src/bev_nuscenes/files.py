@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 
-__all__ = ["atomic_write", "read_image", "read_lidar"]
+__all__ = ["atomic_write", "read_arrays", "read_image", "read_lidar"]
+
+_UNPACK = "is that part of the data set unpacked, is the root right?"
 
 
 def read_image(path: Path, size: tuple[int, int], *, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -58,6 +62,25 @@ def read_lidar(path: Path) -> np.ndarray:
     return np.frombuffer(data, dtype="<f4").reshape(-1, 5)[:, :3]
 
 
+def read_arrays(path: Path, kind: str, if_missing: str = _UNPACK) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file without pickle.
+
+    Args:
+        path: the file.
+        kind: what to call the file in an error.
+        if_missing: what an error tells the user to do when there is no such file.
+
+    Raises:
+        DataError: the file is missing, damaged or no ``.npz``; the message names it.
+    """
+    data = _read_bytes(path, kind, if_missing)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{kind} {path} is not an .npz file or is damaged ({error}); fetch it again") from None
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that replaces it once written and synced; on an error nothing changes."""
@@ -75,12 +98,10 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def _read_bytes(path: Path, kind: str) -> bytes:
+def _read_bytes(path: Path, kind: str, if_missing: str = _UNPACK) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"{kind} {path} is missing; is that part of the data set unpacked, is the root right?"
-        ) from None
+        raise DataError(f"{kind} {path} is missing; {if_missing}") from None
     except OSError as error:
         raise DataError(f"{kind} {path} cannot be read: {error.strerror}") from None

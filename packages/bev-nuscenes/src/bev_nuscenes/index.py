@@ -165,6 +165,14 @@ class NuscenesIndex:
             raise DataError(f"sample {self.token(position)} has no LiDAR; use a recipe without depth supervision")
         return Path(self.info.root) / name
 
+    def occupancy_path(self, position: int) -> Path:
+        """Path of the key frame's occupancy ground truth, where Occ3D-nuScenes puts it: gts/SCENE/TOKEN/labels.npz."""
+        return Path(self.info.root) / "gts" / self.scene_name(position) / self.token(position) / "labels.npz"
+
+    def seconds(self, position: int) -> float:
+        """Time stamp of a key frame in seconds."""
+        return float(self.frames.timestamps[position]) * 1e-6
+
     def box_to_global(self, position: int) -> np.ndarray:
         """Transform (4, 4) float64 from the frame the boxes stand in to the global frame."""
         return np.array(self.cameras.ego_to_global[position, CAMERAS.index("CAM_FRONT")])

@@ -1,7 +1,7 @@
 """Occupancy ground truth in the format of Occ3D-nuScenes: labels.npz with semantics, mask_lidar and mask_camera.
 
-Arrays are (X, Y, Z) = (200, 200, 16) uint8 in the ego frame of the LiDAR's time stamp: x and y from -40 to 40 m, z
-from -1 to 5.4 m, cells of 0.4 m.
+Arrays are (X, Y, Z) = (200, 200, 16) uint8 in the ego frame of the LiDAR's time stamp; ``bev_nuscenes.occupancy`` has
+their grid and their labels.
 """
 
 from __future__ import annotations
@@ -13,30 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ..occupancy import FREE, OCCUPANCY_CLASSES, OCCUPANCY_LOWER
+from ..occupancy import OCCUPANCY_CELL as CELL
+from ..occupancy import OCCUPANCY_SHAPE as SHAPE
 from .calibration import IMAGE_SIZE, SensorCalibration, invert_transform
 from .geometry import SceneGeometry
 from .road import Surface, surface_at
 
-LOWER = np.array([-40.0, -40.0, -1.0])
-CELL = 0.4
-SHAPE = (200, 200, 16)
-FREE = 17
-
-LABELS: dict[str, int] = {
-    "barrier": 1,
-    "bicycle": 2,
-    "bus": 3,
-    "car": 4,
-    "construction_vehicle": 5,
-    "motorcycle": 6,
-    "pedestrian": 7,
-    "traffic_cone": 8,
-    "trailer": 9,
-    "truck": 10,
-    "manmade": 15,
-    "vegetation": 16,
+LOWER = np.array(OCCUPANCY_LOWER)
+LABELS = {name: label for label, name in enumerate(OCCUPANCY_CLASSES)}
+_GROUND_LABELS = {
+    Surface.DRIVEABLE: LABELS["driveable_surface"],
+    Surface.SIDEWALK: LABELS["sidewalk"],
+    Surface.TERRAIN: LABELS["terrain"],
 }
-_GROUND_LABELS = {Surface.DRIVEABLE: 11, Surface.SIDEWALK: 13, Surface.TERRAIN: 14}
 _TOP = LOWER[2] + CELL * (SHAPE[2] + 0.5)  # just above the grid, metres
 _SAMPLE_STEP = 0.25  # metres between the points a face is sampled at
 _RAY_STEP = np.float32(0.25)  # metres between the points at which a ray's cells are looked up

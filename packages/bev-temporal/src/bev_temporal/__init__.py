@@ -1,0 +1,14 @@
+"""Time for bird's-eye-view detectors: ego-motion alignment of maps, and stereo between frames."""
+
+from .cost_volume import StereoCostVolume
+from .memory import BevMemory
+from .motion import camera_to_previous, now_to_then
+from .warp import warp_bev
+
+__all__ = [
+    "BevMemory",
+    "StereoCostVolume",
+    "camera_to_previous",
+    "now_to_then",
+    "warp_bev",
+]
