@@ -43,6 +43,8 @@ def test_help_names_options_units_and_defaults(bev_eval) -> None:
         "--overwrite",
         "--input-size H W",
         "pixels",
+        "--ray-iou",
+        "--stream",
         "--device",
     ):
         assert text in out
@@ -59,6 +61,18 @@ def test_table_and_figures(bev_eval, key_frames, oracle, tmp_path) -> None:
     assert str(tmp_path / "out" / "metrics.json") in out
 
 
+def test_table_of_an_occupancy_recipe(bev_eval, occupied, voxel_oracle, tmp_path) -> None:
+    status, out, err = bev_eval(
+        *("bevdet-tiny-occ", "--untrained", "--ray-iou", "--out", tmp_path / "out", "--workers", 0),
+        *("--data.root", occupied.root, "--data.index", occupied.index),
+    )
+    assert status == 0
+    assert "ray@1m" in out
+    assert "v1.0-mini mini_val, 1 key frames: mIoU" in out
+    assert str(tmp_path / "out" / "metrics.json") in out
+    assert "evaluating mini_val" in err  # a progress bar
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +81,7 @@ def test_table_and_figures(bev_eval, key_frames, oracle, tmp_path) -> None:
         (["bevdet-tiny", "--checkpoint", "none.pth", "--data.root", "x"], "no checkpoint file at none.pth"),
         (["bevdet-tiny", "--untrained", "--input-size", "100", "100", "--data.root", "x"], "input_size must be"),
         (["bevdet-tiny", "--untrained", "--data.root", "/nowhere"], "/nowhere"),
+        (["bevdet-tiny", "--untrained", "--stream", "--data.root", "x"], "--stream needs a recipe with history"),
     ],
 )
 def test_mistakes_are_one_line(bev_eval, tmp_path, arguments, message) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bev_nuscenes import DataOptions, Draw, EpochSampler, Sample
+from bev_nuscenes import OCCUPANCY_CLASSES, OCCUPANCY_SHAPE, DataOptions, Draw, EpochSampler, Sample
 from bev_train import TrainOptions
 from bev_train.data import TrainingData
 from bev_train.fit import RunResult, fit
@@ -49,21 +49,53 @@ class TinyDataset(Dataset[Sample]):
         )
 
 
+class _TinySwin(nn.Module):
+    """Two blocks under the names by which layer decay knows the layers of a Swin backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stage = nn.Module()
+        stage.blocks = nn.ModuleList([nn.Linear(48, 8), nn.Linear(8, 8)])
+        self.stages = nn.ModuleList([stage])
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.stages[0].blocks
+        return second(first(images.flatten(1)).relu())
+
+
 class TinyDetector(nn.Module):
-    """Has everything that makes resuming hard: batch-norm statistics, dropout, two losses."""
+    """Has everything that makes resuming hard: batch-norm statistics, dropout, two losses, layers, history.
+
+    ``history_used`` remembers for every call whether it had history. Its idea of occupancy is cars everywhere;
+    ``predicted_with`` remembers a weight it had for every prediction.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 9))
+        self.use_history = True
+        self.backbone = _TinySwin()
+        self.layers = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 9))
         self.poison_at: int | None = None
-        self._calls = 0
+        self.history_used: list[bool] = []
+        self.predicted_with: list[Tensor] = []
 
     def loss(self, images: Tensor, rig: CameraRig, targets: Targets) -> dict[str, Tensor]:
-        self._calls += 1
+        self.history_used.append(self.use_history)
         wanted = torch.stack([boxes.mean(0) for boxes in targets.boxes])
-        error = (self.layers(images) - wanted).square().mean()
-        return {"heatmap": error, "box": error * (float("nan") if self._calls == self.poison_at else 0.25)}
+        features = self.backbone(images) * (1.0 if self.use_history else 0.5)
+        error = (self.layers(features) - wanted).square().mean()
+        poisoned = len(self.history_used) == self.poison_at
+        return {"heatmap": error, "box": error * (float("nan") if poisoned else 0.25)}
+
+    def predict(self, images: Tensor, rig: CameraRig) -> list[Tensor]:
+        self.predicted_with.append(self.layers[2].weight.detach().clone())
+        return [torch.full(OCCUPANCY_SHAPE, OCCUPANCY_CLASSES.index("car"), dtype=torch.uint8)] * len(images)
+
+
+@pytest.fixture
+def tiny_sample() -> Sample:
+    return TinyDataset(1)[Draw(0, epoch=0)]
 
 
 @pytest.fixture
@@ -89,12 +121,19 @@ def tiny_options(tmp_path: Path) -> Callable[..., TrainOptions]:
 
 @pytest.fixture
 def tiny_run() -> Callable[..., RunResult]:
-    """Trains a TinyDetector; ``seen`` receives the model and the data set."""
+    """Trains a TinyDetector; ``training`` changes the recipe, ``seen`` receives the model and the data set."""
 
     def run(
-        options: TrainOptions, *, poison_at: int | None = None, size: int = 9, seen: dict | None = None
+        options: TrainOptions,
+        *,
+        poison_at: int | None = None,
+        size: int = 9,
+        training: dict | None = None,
+        validation: Dataset[Sample] | None = None,
+        seen: dict | None = None,
     ) -> RunResult:
         recipe = resolve_recipe(options)
+        recipe = replace(recipe, training=replace(recipe.training, **(training or {})))
         folder = open_run_folder(options, recipe)
         torch.manual_seed(options.seed)
         model, dataset = TinyDetector(recipe), TinyDataset(size)
@@ -107,6 +146,7 @@ def tiny_run() -> Callable[..., RunResult]:
             batch_size=recipe.training.batch_size,
             accumulate=options.accumulate,
             workers=options.workers,
+            validation=validation,
         )
         return fit(model, data, options, recipe, folder)
 

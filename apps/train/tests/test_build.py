@@ -1,4 +1,4 @@
-"""The recipe, data and model that follow from the options."""
+"""The recipe and the data that follow from the options."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bev_nuscenes import DataOptions
-from bev_train.build import build_data, build_model
+from bev_train.build import build_data
 from bev_train.resolve import resolve_recipe, training_split
-from bev_zoo import create_model, get_recipe, save_checkpoint
+from bev_zoo import get_recipe
 
 KEY_FRAMES = Path(__file__).resolve().parents[4] / "shared" / "data" / "nuscenes-keyframes"
 
@@ -54,27 +54,6 @@ def test_the_test_set_has_no_training_split() -> None:
         training_split(DataOptions(root="x", version="v1.0-test"))
 
 
-def test_init_from_loads_weights(tiny_options, tmp_path) -> None:
-    torch.manual_seed(1)
-    source = create_model("bevdet-tiny")
-    save_checkpoint(source, tmp_path / "start.safetensors")
-    options = tiny_options(init_from=tmp_path / "start.safetensors")
-    model = build_model(options, resolve_recipe(options))
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True)
-    )
-
-
-def test_unreachable_pretrained_weights_say_what_to_do(tiny_options, monkeypatch) -> None:
-    def offline(recipe, *, pretrained_backbone=False):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("bev_train.build.create_model", offline)
-    options = tiny_options(recipe="bevdet-r50")
-    with pytest.raises(ValueError, match=r"resnet50\S* could not be downloaded.*--no-pretrained"):
-        build_model(options, resolve_recipe(options))
-
-
 @pytest.mark.skipif(not KEY_FRAMES.is_dir(), reason=f"needs the real key frames in {KEY_FRAMES}")
 class TestOnKeyFrames:
     @pytest.fixture
@@ -95,6 +74,26 @@ class TestOnKeyFrames:
         first = dataset[0]
         dataset.set_epoch(1)
         assert not torch.equal(first.images, dataset[0].images)
+
+    @pytest.mark.parametrize(
+        ("recipe", "frames", "with_depth", "with_occupancy"),
+        [
+            ("bevdet-r50", 1, False, False),
+            ("bevdet-r50-4d-cbgs", 2, False, False),
+            ("bevdet-r50-4d-depth-cbgs", 2, True, False),
+            ("bevdet-r50-4dlongterm-stereo-cbgs", 10, True, False),
+            ("bevdet-occ-r50-4d-stereo-24e", 3, True, True),
+        ],
+    )
+    def test_a_recipe_reads_what_it_learns_from(self, options, recipe, frames, with_depth, with_occupancy) -> None:
+        options = replace(options, recipe=recipe)
+        dataset = build_data(options, resolve_recipe(options)).dataset
+        assert (dataset.frames, dataset.with_depth, dataset.with_occupancy) == (frames, with_depth, with_occupancy)
+
+    def test_validation_sees_what_evaluation_sees(self, options) -> None:
+        options = replace(options, recipe="bevdet-tiny-occ", validate_every_epochs=1)
+        validation = build_data(options, resolve_recipe(options)).validation
+        assert (validation.split, validation.training, validation.with_occupancy) == ("mini_val", False, True)
 
     @pytest.mark.parametrize(("recipe", "wanted"), [("bevdet-tiny", True), ("bevdet-r50", False)])
     def test_lidar_is_read_only_for_recipes_that_learn_depth_from_it(self, options, recipe, wanted) -> None:

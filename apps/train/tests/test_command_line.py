@@ -39,7 +39,7 @@ def test_help_names_options_units_and_defaults(bev_train) -> None:
     options = "--data.root --data.version --out --epochs --max-steps --max-minutes --batch-size --learning-rate --seed"
     options += " --milestones --workers --precision --devices --num-nodes --strategy --accumulate --no-augment"
     options += " --class-balanced --no-ema --resume --init-from --checkpoint-every-minutes --checkpoint-every-epochs"
-    options += " --input-size"
+    options += " --input-size --backbone-weights --validate-every-epochs"
     for text in (*options.split(), "minutes", "pixels", "the recipe's", "runs/RECIPE"):
         assert text in out, text
 
@@ -53,6 +53,8 @@ def test_help_names_options_units_and_defaults(bev_train) -> None:
         (["bevdet-tiny", "--max-minutes", "-1"], "--max-minutes must be above 0"),
         (["bevdet-tiny", "--workers", "-1"], "--workers must not be negative"),
         (["bevdet-tiny", "--input-size", "100", "352"], "input_size must be"),
+        (["bevdet-tiny", "--validate-every-epochs", "1"], "--validate-every-epochs measures occupancy"),
+        (["bevdet-tiny-occ", "--validate-every-epochs", "0"], "--validate-every-epochs must be above 0"),
         (["bevdet-tiny", "--resume"], "--resume found no run"),
     ],
 )

@@ -9,15 +9,19 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from bev_nuscenes import collate
 from bev_train.callbacks import Checkpoints, GracefulStop
+from bev_train.ema import EmaWeights
 from bev_train.module import NonFiniteError, TrainingModule
 from bev_train.run_folder import RunFolderError
+from bev_zoo import Targets, TrainingOptions
 
 EPOCHS, STEPS = 3, 5  # of tiny_options with 9 samples in batches of 2
 
@@ -63,6 +67,33 @@ def test_resume_with_accumulated_gradients(tiny_options, tiny_run, tmp_path) -> 
     whole = tiny_run(replace(options, out=tmp_path / "whole"), size=17)
     tiny_run(replace(options, max_steps=7), size=17)
     _assert_same_end(whole, tiny_run(replace(options, resume=True), size=17))
+
+
+PHASES = {"temporal_start_epoch": 0, "syncbn_start_epoch": 1, "layer_decay": 0.5, "betas": (0.8, 0.99)}
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7], ids=["before the phases", "as they begin", "within them"])
+def test_resume_with_everything_that_changes_on_the_way(tiny_options, tiny_run, tmp_path, monkeypatch, stop_at) -> None:
+    monkeypatch.setattr("bev_train.phases._can_share", lambda trainer: True)  # alone, it computes on the CPU too
+    whole = tiny_run(tiny_options(out=tmp_path / "whole"), training=PHASES)
+    tiny_run(tiny_options(max_steps=stop_at), training=PHASES)
+    _assert_same_end(whole, tiny_run(tiny_options(resume=True), training=PHASES))
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_recipe(tiny_options, tiny_run, monkeypatch) -> None:
+    norms = []
+    update = EmaWeights.update
+
+    def look(self, model) -> None:
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+        update(self, model)
+
+    monkeypatch.setattr(EmaWeights, "update", look)
+    clip_norm = 2.0
+    folder = tiny_run(tiny_options(), training={"clip_norm": clip_norm}).folder
+    found = [float(row["gradient_norm"]) for row in _rows(folder)]
+    assert max(found) > clip_norm > min(found)
+    assert norms == pytest.approx([min(norm, clip_norm) for norm in found], rel=1e-4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -143,7 +174,22 @@ def test_weights_are_the_average_only_if_the_run_averages(tiny_options, tiny_run
     folder = tiny_run(tiny_options(ema=ema), seen=seen).folder
     live, saved = seen["model"].state_dict(), load_file(folder.weights)
     assert saved.keys() == live.keys()
-    assert torch.equal(saved["layers.1.weight"], live["layers.1.weight"]) == (not ema)
+    assert torch.equal(saved["layers.2.weight"], live["layers.2.weight"]) == (not ema)
+
+
+def test_the_model_gets_all_ground_truth_of_the_batch(tiny_sample) -> None:
+    class Model(nn.Module):
+        def loss(self, images, rig, targets):
+            self.targets = targets
+            return {"loss": images.sum()}
+
+    truth = {"depth": torch.ones(1, 4, 4), "semantics": torch.ones(2, 2, 2), "mask_camera": torch.ones(2, 2, 2)}
+    batch = collate([replace(tiny_sample, **truth)])
+    module = TrainingModule(Model(), TrainingOptions(), seed=0)
+    module._log_losses = lambda *_: None  # needs a trainer
+    module.training_step(batch, 0)
+    for field in fields(Targets):
+        assert getattr(module.model.targets, field.name) is getattr(batch, field.name) is not None
 
 
 def test_non_finite_loss_names_terms_and_samples(tiny_options, tiny_run) -> None:
@@ -155,11 +201,11 @@ def test_non_finite_gradient_names_parameters(tiny_options, tiny_run, monkeypatc
     step = TrainingModule.training_step
 
     def overflowing_step(self, *args):
-        self.model.layers[1].bias.register_hook(lambda gradient: gradient * float("inf"))
+        self.model.layers[2].bias.register_hook(lambda gradient: gradient * float("inf"))
         return step(self, *args)
 
     monkeypatch.setattr(TrainingModule, "training_step", overflowing_step)
-    with pytest.raises(NonFiniteError, match=r"gradient is not finite at step 0 \(in layers\.1\.bias\)"):
+    with pytest.raises(NonFiniteError, match=r"gradient is not finite at step 0 \(in layers\.2\.bias\)"):
         tiny_run(tiny_options())
 
 

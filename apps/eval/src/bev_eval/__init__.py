@@ -1,4 +1,4 @@
-"""Evaluate bird's-eye-view detectors with the official nuScenes metrics; ``bev_eval.app`` does it from Python."""
+"""Evaluate bird's-eye-view models with the official and published metrics; ``bev_eval.app`` does it from Python."""
 
 from bev_eval.options import EvalOptions
 

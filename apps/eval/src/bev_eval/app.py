@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from bev_eval.options import EvalOptions, check_options, evaluation_split
-from bev_eval.predict import predict_split
-from bev_nuscenes import Metrics, NuscenesDataset, evaluate, open_index, write_submission
+from bev_eval.options import EvalOptions, check_options, check_recipe, evaluation_split
+from bev_eval.predict import Prediction, predict_split
+from bev_nuscenes import (
+    Metrics,
+    NuscenesDataset,
+    OccupancyMetrics,
+    evaluate,
+    evaluate_occupancy,
+    open_index,
+    read_occupancy,
+    write_prediction,
+    write_submission,
+)
 from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
 
 __all__ = ["Evaluation", "evaluate_recipe"]
 
-_RESULTS = ("results_nusc.json", "metrics.json", "metrics_summary.json")
+_RESULTS = ("results_nusc.json", "metrics.json", "metrics_summary.json", "occupancy/*.npz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +35,12 @@ class Evaluation:
     """What came out.
 
     Attributes:
-        submission: predictions in the official format.
-        metrics: figures of the devkit; None for v1.0-test, whose annotations are not public.
+        submission: predictions in the official format: a file of boxes, or a folder with a file of voxels per sample.
+        metrics: the figures; None for v1.0-test, whose annotations are not public.
     """
 
     submission: Path
-    metrics: Metrics | None
+    metrics: Metrics | OccupancyMetrics | None
 
 
 def evaluate_recipe(options: EvalOptions) -> Evaluation:
@@ -41,42 +52,84 @@ def evaluate_recipe(options: EvalOptions) -> Evaluation:
     check_options(options)
     device = _device(options.device)
     model = _load_model(options)
-    split = evaluation_split(options.data)
-    dataset = NuscenesDataset(
-        open_index(options.data),
-        split,
-        input_size=model.recipe.input_size,
-        frames=model.recipe.frames,
-        image_augmentation=model.recipe.image_augmentation,
-        training=False,
-    )
-    submission = _make_room(options) / "results_nusc.json"
-    detections = predict_split(
+    check_recipe(options, model.recipe)
+    dataset = _open_split(options, model)
+    folder = _make_room(options)
+    predictions = predict_split(
         model,
         dataset,
         device=device,
         batch_size=options.batch_size,
         workers=options.workers,
-        score_threshold=options.score_threshold,
+        stream=options.stream,
     )
-    write_submission(submission, detections, dataset.index.tokens(split))
-    return Evaluation(submission=submission, metrics=_evaluate(options, model, submission, split))
+    write_and_judge = _voxels if model.recipe.task == "occupancy" else _boxes
+    evaluation = write_and_judge(options, dataset, predictions, folder)
+    if evaluation.metrics is not None:
+        _write_figures(options, model, evaluation.metrics, folder / "metrics.json")
+    return evaluation
 
 
-def _evaluate(options: EvalOptions, model: Detector, submission: Path, split: str) -> Metrics | None:
-    if options.data.version == "v1.0-test":
-        return None
-    metrics = evaluate(
-        submission, root=options.data.root, version=options.data.version, split=split, out_dir=submission.parent
+def _open_split(options: EvalOptions, model: Detector) -> NuscenesDataset:
+    """The split to predict; an occupancy split without ground truth is noticed now, not after hours of predicting."""
+    split = evaluation_split(options.data)
+    dataset = NuscenesDataset(
+        open_index(options.data),
+        split,
+        input_size=model.recipe.input_size,
+        frames=1 if options.stream else model.recipe.frames,
+        image_augmentation=model.recipe.image_augmentation,
+        training=False,
     )
+    if model.recipe.task == "occupancy" and _has_answers(options):
+        read_occupancy(dataset.index.occupancy_path(dataset.positions[0]))
+    return dataset
+
+
+def _boxes(
+    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], folder: Path
+) -> Evaluation:
+    submission = folder / "results_nusc.json"
+    write_submission(submission, _rows(predictions, options.score_threshold), dataset.index.tokens(dataset.split))
+    if not _has_answers(options):
+        return Evaluation(submission=submission, metrics=None)
+    data = options.data
+    metrics = evaluate(submission, root=data.root, version=data.version, split=dataset.split, out_dir=folder)
+    return Evaluation(submission=submission, metrics=metrics)
+
+
+def _rows(predictions: Iterable[Prediction], score_threshold: float) -> Iterator[tuple]:
+    """What ``bev_nuscenes.write_submission`` takes: token, boxes, scores, labels, box_to_global."""
+    for token, found, box_to_global in predictions:
+        kept = found[found.scores >= score_threshold]
+        yield token, kept.boxes, kept.scores, kept.labels, box_to_global
+
+
+def _voxels(
+    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], folder: Path
+) -> Evaluation:
+    submission = folder / "occupancy"
+    for token, found, _ in predictions:
+        write_prediction(submission, token, found)
+    if not _has_answers(options):
+        return Evaluation(submission=submission, metrics=None)
+    metrics = evaluate_occupancy(submission, options.data, dataset.split, ray_iou=options.ray_iou)
+    return Evaluation(submission=submission, metrics=metrics)
+
+
+def _has_answers(options: EvalOptions) -> bool:
+    """Whether the version's annotations are public."""
+    return options.data.version != "v1.0-test"
+
+
+def _write_figures(options: EvalOptions, model: Detector, metrics: Metrics | OccupancyMetrics, path: Path) -> None:
     subject = {
         "recipe": model.recipe.name,
         "checkpoint": None if options.untrained else str(options.checkpoint),
         "input_size": model.recipe.input_size,
+        "stream": options.stream,
     }
-    content = {**subject, **json.loads(metrics.to_json())}
-    (submission.parent / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
-    return metrics
+    path.write_text(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
 
 
 def _load_model(options: EvalOptions) -> Detector:
@@ -106,7 +159,7 @@ def _device(name: str) -> torch.device:
 def _make_room(options: EvalOptions) -> Path:
     """The output folder, made if need be, without the results of an earlier evaluation."""
     folder = options.folder
-    earlier = [folder / name for name in _RESULTS if (folder / name).exists()]
+    earlier = [path for pattern in _RESULTS for path in sorted(folder.glob(pattern))]
     if earlier and not options.overwrite:
         raise ValueError(
             f"{earlier[0]} exists already: choose another folder with --out, or replace it with --overwrite"

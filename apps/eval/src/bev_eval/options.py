@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from bev_nuscenes import DataOptions
 
-__all__ = ["EvalOptions", "check_options", "evaluation_split"]
+if TYPE_CHECKING:
+    from bev_zoo import Recipe
+
+__all__ = ["EvalOptions", "check_options", "check_recipe", "evaluation_split"]
 
 _SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """Evaluate a bird's-eye-view detector on a nuScenes split with the official devkit.
+    """Evaluate a recipe on a nuScenes split.
 
-    Predicts every key frame of the split, writes results_nusc.json (the official submission format), prints mAP, NDS
-    and the true-positive errors, and writes them to metrics.json. On v1.0-test, whose annotations are not public, it
-    stops after results_nusc.json.
+    Predicts every key frame of the split. A detector's boxes go to results_nusc.json (the official submission format)
+    and the official devkit computes mAP, NDS and the true-positive errors. The voxels of an occupancy recipe go to
+    occupancy/TOKEN.npz (the format of the CVPR 2023 challenge) and are compared with the ground truth in the data's
+    gts folder. Figures are printed and written to metrics.json. On v1.0-test, whose annotations are not public, the
+    program stops after the predictions.
     """
 
     recipe: tyro.conf.Positional[str]
-    """Recipe of the detector, for instance bevdet-r50 or bevdet-tiny."""
+    """Recipe of the model, for instance bevdet-r50 or bevdet-tiny."""
     data: DataOptions
     checkpoint: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(required unless --untrained)")
@@ -51,6 +56,10 @@ class EvalOptions:
     """Height and width of the network input, pixels."""
     score_threshold: float = 0.0
     """Leave out boxes with a lower score than this, 0 to 1, beside the recipe's own threshold."""
+    ray_iou: bool = False
+    """Occupancy: compute RayIoU beside mIoU; a third of a second more per sample."""
+    stream: bool = False
+    """Feed a recipe with history one frame at a time, scene by scene, as a vehicle would; history stays inside."""
     batch_size: int = 1
     """Samples per forward pass."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -79,6 +88,22 @@ def check_options(options: EvalOptions) -> None:
         )
     if not 0 <= options.score_threshold <= 1:
         raise ValueError(f"--score-threshold must be in 0 to 1, got {options.score_threshold}")
+    if options.stream and options.batch_size != 1:
+        raise ValueError(f"--stream takes one frame after the other: use --batch-size 1, not {options.batch_size}")
+
+
+def check_recipe(options: EvalOptions, recipe: Recipe) -> None:
+    """Check that every option that was given means something for a recipe.
+
+    Raises:
+        ValueError: an option of detectors for an occupancy recipe or the reverse, or a stream without history.
+    """
+    if recipe.task == "occupancy" and options.score_threshold > 0:
+        raise ValueError(f"--score-threshold is about boxes, and {recipe.name} predicts voxels: leave it out")
+    if recipe.task != "occupancy" and options.ray_iou:
+        raise ValueError(f"--ray-iou is about voxels, and {recipe.name} predicts boxes: leave it out")
+    if options.stream and recipe.frames == 1:
+        raise ValueError(f"--stream needs a recipe with history, and {recipe.name} sees one frame: leave it out")
 
 
 def evaluation_split(data: DataOptions) -> str:

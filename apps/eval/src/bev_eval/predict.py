@@ -1,19 +1,29 @@
-"""Runs a detector over a split."""
+"""Runs a model over a split."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from bev_nuscenes import NuscenesDataset, collate
-from bev_zoo import CameraRig, Detector
+from bev_nuscenes import Batch, NuscenesDataset, collate
+from bev_zoo import CameraRig, Detections, Detector
 
-__all__ = ["predict_split"]
+__all__ = ["Prediction", "predict_split"]
+
+
+class Prediction(NamedTuple):
+    """What a model found in one sample."""
+
+    token: str
+    found: Detections | Tensor  # boxes, or the class of every voxel (X, Y, Z) uint8
+    box_to_global: Tensor  # (4, 4) float64, the frame of the boxes to the global frame
 
 
 def predict_split(
@@ -23,30 +33,54 @@ def predict_split(
     device: torch.device,
     batch_size: int = 1,
     workers: int = 0,
-    score_threshold: float = 0.0,
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
-    """Predict every sample of a split, in its order, with a progress bar.
+    stream: bool = False,
+) -> Iterator[Prediction]:
+    """Predict every sample of a split, with a progress bar.
+
+    Args:
+        model: a detector or an occupancy model.
+        dataset: the split, with the frames the model wants; with one frame for a stream.
+        device: where the model runs.
+        batch_size: samples per forward pass; 1 for a stream.
+        workers: processes that load data.
+        stream: feed ``model.stream()`` one frame after the other.
 
     Yields:
-        What ``bev_nuscenes.SubmissionWriter.add`` takes: token, boxes (M, 9), scores (M,), labels (M,),
-        box_to_global (4, 4).
+        Predictions in the order of the split; for a stream scene by scene, in order of time within each.
     """
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
+        sampler=_scene_by_scene(dataset) if stream else None,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
     model = model.to(device).eval()
+    predict = _stream(model) if stream else _whole_samples(model)
     with _progress(len(dataset), f"predicting {dataset.split}") as bar:
         for batch in loader:
-            moved = batch.to(device)
-            detections = model.predict(moved.images, CameraRig(**moved.cameras))
-            for token, found, box_to_global in zip(batch.tokens, detections, batch.box_to_global, strict=True):
-                found = found[found.scores >= score_threshold]
-                yield token, found.boxes, found.scores, found.labels, box_to_global
+            results = predict(batch.to(device))
+            for token, found, box_to_global in zip(batch.tokens, results, batch.box_to_global, strict=True):
+                yield Prediction(token, found, box_to_global)
                 bar.update()
+
+
+def _whole_samples(model: Detector) -> Callable[[Batch], list[Detections] | list[Tensor]]:
+    return lambda batch: model.predict(batch.images, CameraRig(**batch.cameras))
+
+
+def _stream(model: Detector) -> Callable[[Batch], list[Detections] | list[Tensor]]:
+    runner = model.stream()
+    return lambda batch: runner(
+        batch.images, CameraRig(**batch.cameras), timestamp=batch.timestamps[0], scene=batch.scenes[0]
+    )
+
+
+def _scene_by_scene(dataset: NuscenesDataset) -> list[int]:
+    """Indices of the samples with those of a scene in a row; two vehicles may have recorded at the same time."""
+    scenes = dataset.index.frames.scenes[dataset.positions]
+    return np.argsort(scenes, kind="stable").tolist()
 
 
 def _progress(samples: int, title: str) -> tqdm:

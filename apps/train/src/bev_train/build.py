@@ -1,4 +1,4 @@
-"""What a run trains and what it trains on."""
+"""The data that a run trains on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 from bev_nuscenes import ClassBalancedSampler, EpochSampler, ImageAugmentation, NuscenesDataset, open_index
 from bev_train.data import TrainingData
 from bev_train.options import TrainOptions
-from bev_train.resolve import training_split
-from bev_zoo import Detector, Recipe, create_model, load_checkpoint
+from bev_train.resolve import training_split, validation_split
+from bev_zoo import Recipe
 
-__all__ = ["build_data", "build_model"]
+__all__ = ["build_data"]
 
 
 def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
-    """The training split of the data set, with the recipe's augmentation and sampling."""
+    """The training split with the recipe's augmentation and sampling, and the validation split if the run validates."""
     dataset = NuscenesDataset(
         open_index(options.data),
         training_split(options.data),
@@ -25,6 +25,7 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         training=True,
         fast_images=options.fast_images,
         with_depth=recipe.view.depth_loss_weight is not None,
+        with_occupancy=recipe.task == "occupancy",
         depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
         box_range=recipe.view.grid.bev_bounds,
         seed=options.seed,
@@ -36,20 +37,23 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         batch_size=recipe.training.batch_size,
         accumulate=options.accumulate,
         workers=options.workers,
+        validation=_validation(options, recipe),
     )
 
 
-def build_model(options: TrainOptions, recipe: Recipe) -> Detector:
-    """The detector with the weights that training starts from."""
-    if options.resume:
-        return create_model(recipe)  # the checkpoint of the run holds its weights
-    if options.init_from is not None:
-        model = create_model(recipe)
-        load_checkpoint(model, options.init_from)
-        return model
-    if options.pretrained and recipe.backbone.pretrained is not None:
-        return _create_pretrained(recipe)
-    return create_model(recipe)
+def _validation(options: TrainOptions, recipe: Recipe) -> NuscenesDataset | None:
+    """The validation split as evaluation sees it, with its occupancy; None if the run does not validate."""
+    if options.validate_every_epochs is None:
+        return None
+    return NuscenesDataset(
+        open_index(options.data),
+        validation_split(options.data),
+        input_size=recipe.input_size,
+        frames=recipe.frames,
+        image_augmentation=recipe.image_augmentation,
+        fast_images=options.fast_images,
+        with_occupancy=True,
+    )
 
 
 def _at_rest(augmentation: ImageAugmentation) -> ImageAugmentation:
@@ -57,19 +61,3 @@ def _at_rest(augmentation: ImageAugmentation) -> ImageAugmentation:
     crop = sum(augmentation.crop_h) / 2
     resize = augmentation.resize_test
     return replace(augmentation, resize=(resize, resize), rotate_deg=(0.0, 0.0), flip=False, crop_h=(crop, crop))
-
-
-_DOWNLOADERS = {"huggingface_hub", "httpx", "requests", "urllib3"}
-
-
-def _create_pretrained(recipe: Recipe) -> Detector:
-    try:
-        return create_model(recipe, pretrained_backbone=True)
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _DOWNLOADERS:
-            raise
-        weights = f"{recipe.backbone.name}.{recipe.backbone.pretrained}"
-        raise ValueError(
-            f"the ImageNet weights {weights} could not be downloaded: connect to huggingface.co, or train from scratch "
-            "with --no-pretrained"
-        ) from error

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bev_nuscenes import Batch, Draw, EpochSampler, Sample, collate
 
-__all__ = ["ResumableSampler", "TrainingData"]
+__all__ = ["ResumableSampler", "TrainingData", "leave_signals_to_the_main_process"]
 
 
 class ResumableSampler(Sampler[Draw]):
@@ -78,6 +78,7 @@ class TrainingData(pl.LightningDataModule):
         batch_size: samples per process and batch.
         accumulate: batches per optimiser step.
         workers: loading processes per training process.
+        validation: what the model is measured on in the middle of its training.
         collate_samples: makes a batch of samples.
     """
 
@@ -89,11 +90,13 @@ class TrainingData(pl.LightningDataModule):
         batch_size: int,
         accumulate: int = 1,
         workers: int = 0,
+        validation: Dataset[Sample] | None = None,
         collate_samples: Callable[[list[Sample]], Batch] = collate,
     ) -> None:
         super().__init__()
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.accumulate, self.workers = batch_size, accumulate, workers
+        self.validation = validation
         self.collate_samples = collate_samples
         if len(epochs) < batch_size:
             warnings.warn(
@@ -123,13 +126,13 @@ class TrainingData(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=trainer.strategy.root_device.type == "cuda",
             collate_fn=self.collate_samples,
         )
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def leave_signals_to_the_main_process(worker: int) -> None:
     """Ctrl-C and batch systems signal the whole process group; a step that is still running needs its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,9 @@ from bev_train.ema import EmaWeights
 from bev_train.metrics_csv import MetricsCsv
 from bev_train.module import TrainingModule
 from bev_train.options import TrainOptions
+from bev_train.phases import phases
 from bev_train.run_folder import RunFolder
+from bev_train.validation import OccupancyValidation
 from bev_zoo import Detector, Recipe, save_checkpoint
 
 __all__ = ["RunResult", "fit"]
@@ -53,6 +55,7 @@ def fit(model: Detector, data: TrainingData, options: TrainOptions, recipe: Reci
         except (MisconfigurationException, ValueError) as error:
             raise ValueError(f"Lightning cannot run with these options: {error}") from error
         trainer.callbacks += [  # in this order: the average moves, the clock is read, and only then is saved
+            *phases(recipe.training),
             *([ema] if ema else []),
             stop,
             StepProgress(_total_steps(trainer, data, options)),
@@ -61,6 +64,7 @@ def fit(model: Detector, data: TrainingData, options: TrainOptions, recipe: Reci
                 every_epochs=options.checkpoint_every_epochs,
                 every_minutes=options.checkpoint_every_minutes,
             ),
+            *_validation(data, ema, options.validate_every_epochs),
             Throughput(data.batch_size),
         ]
         if trainer.is_global_zero:
@@ -108,6 +112,18 @@ def _total_steps(trainer: pl.Trainer, data: TrainingData, options: TrainOptions)
             stacklevel=2,
         )
     return min(steps, options.max_steps or steps)
+
+
+def _validation(data: TrainingData, ema: EmaWeights | None, every_epochs: int | None) -> list[pl.Callback]:
+    """Measures the weights that are saved, once they are."""
+    if every_epochs is None or data.validation is None:
+        return []
+    weights = ema.applied_to if ema else contextlib.nullcontext
+    return [
+        OccupancyValidation(
+            data.validation, every_epochs=every_epochs, weights_of_interest=weights, workers=data.workers
+        )
+    ]
 
 
 def _saver(model: Detector, ema: EmaWeights | None, folder: RunFolder) -> Callable[[pl.Trainer], None]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bev_nuscenes import Batch
-from bev_train.schedule import learning_rate_factor
+from bev_train.optimizer import build_optimizer, build_schedule
 from bev_zoo import CameraRig, Targets, TrainingOptions
 
 __all__ = ["NonFiniteError", "TrainingModule"]
@@ -22,7 +22,7 @@ class NonFiniteError(ValueError):
 
 
 class TrainingModule(pl.LightningModule):
-    """Trains a detector: AdamW, warm-up and step schedule, gradient clipping.
+    """Trains a detector: AdamW with layer decay, warm-up and step schedule, gradient clipping.
 
     Randomness of the network (dropout, drop path) is seeded anew for every batch from seed, process and number of the
     batch, so that a resumed run needs no stored random state.
@@ -45,9 +45,7 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rig = CameraRig(**batch.cameras)
-        targets = Targets(boxes=batch.boxes, labels=batch.labels, depth=batch.depth)
-        losses = self.model.loss(batch.images, rig, targets)
+        losses = self.model.loss(batch.images, CameraRig(**batch.cameras), _targets(batch))
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise NonFiniteError(_describe_losses(losses, batch.tokens, self.global_step))
@@ -55,16 +53,9 @@ class TrainingModule(pl.LightningModule):
         return total
 
     def configure_optimizers(self) -> dict[str, Any]:
-        options = self.training_options
-        optimizer = torch.optim.AdamW(
-            (parameter for parameter in self.model.parameters() if parameter.requires_grad),
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-        )
+        optimizer = build_optimizer(self.model, self.training_options)
         steps_per_epoch = self.trainer.datamodule.steps_per_epoch(self.trainer.world_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps_per_epoch, options)
-        )
+        schedule = build_schedule(optimizer, steps_per_epoch, self.training_options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
@@ -81,7 +72,17 @@ class TrainingModule(pl.LightningModule):
         values = {"loss": total, **{f"loss/{name}": loss for name, loss in losses.items()}}
         values = {name: value.detach() for name, value in values.items()}
         self.log_dict(values, batch_size=batch_size, sync_dist=self.trainer.world_size > 1)
-        self.log("learning_rate", self.lr_schedulers().get_last_lr()[0], batch_size=batch_size)
+        self.log("learning_rate", max(self.lr_schedulers().get_last_lr()), batch_size=batch_size)
+
+
+def _targets(batch: Batch) -> Targets:
+    return Targets(
+        boxes=batch.boxes,
+        labels=batch.labels,
+        depth=batch.depth,
+        semantics=batch.semantics,
+        mask_camera=batch.mask_camera,
+    )
 
 
 _ADVICE = "lower --learning-rate, or train with --precision 32"

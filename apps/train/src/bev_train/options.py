@@ -39,9 +39,12 @@ class TrainOptions:
     init_from: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: fresh weights)")] = (
         None
     )
-    """Checkpoint to start the weights from (.safetensors, or a published .pth)."""
+    """Checkpoint to start from (.safetensors, or a published .pth), of another system too: what fits by name and shape
+    is loaded, the rest is listed."""
+    backbone_weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """Pre-trained weights of a Swin backbone: an ImageNet or GeoMIM checkpoint."""
     pretrained: bool = True
-    """Start the image backbone from the ImageNet weights that the recipe names, if it names any."""
+    """Unless a file is named: start the image backbone from the ImageNet weights that the recipe names, if any."""
 
     epochs: Annotated[int | None, tyro.conf.arg(metavar="INT", **_OF_RECIPE)] = None
     """Passes over the training split."""
@@ -92,6 +95,10 @@ class TrainOptions:
     """Save at every so many epoch ends."""
     checkpoint_every_minutes: float = 10.0
     """Save also in the middle of an epoch once the last save is this old, minutes."""
+    validate_every_epochs: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: never)")
+    ] = None
+    """Log the mIoU of the validation split after every so many epochs (occupancy recipes)."""
     log_every: int = 10
     """Optimiser steps between two rows of metrics.csv."""
 

@@ -9,19 +9,25 @@ from bev_nuscenes import DataOptions
 from bev_train.options import TrainOptions
 from bev_zoo import Recipe, get_recipe
 
-__all__ = ["resolve_recipe", "training_split"]
+__all__ = ["resolve_recipe", "training_split", "validation_split"]
 
 _TRAINING_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train"}
+_VALIDATION_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
 
 
 def resolve_recipe(options: TrainOptions) -> Recipe:
     """The recipe with the options of this run in it.
 
     Raises:
-        ValueError: unknown recipe, or an option out of its range.
+        ValueError: unknown recipe, or an option out of its range or not meant for the recipe.
     """
     _check_ranges(options)
     recipe = get_recipe(options.recipe)
+    if options.validate_every_epochs is not None and recipe.task != "occupancy":
+        raise ValueError(
+            f"--validate-every-epochs measures occupancy, {recipe.name} detects boxes: "
+            "evaluate its model.safetensors with bev-eval"
+        )
     if options.input_size is not None:
         recipe = replace(recipe, input_size=options.input_size)
     changes = {
@@ -47,6 +53,17 @@ def training_split(data: DataOptions) -> str:
     return split
 
 
+def validation_split(data: DataOptions) -> str:
+    """The official validation split of the version.
+
+    Raises:
+        ValueError: none is known here.
+    """
+    if data.version not in _VALIDATION_SPLITS:
+        raise ValueError(f"no validation split is known for version {data.version}: leave out --validate-every-epochs")
+    return _VALIDATION_SPLITS[data.version]
+
+
 def _check_ranges(options: TrainOptions) -> None:
     positive = (
         "epochs",
@@ -56,6 +73,7 @@ def _check_ranges(options: TrainOptions) -> None:
         "accumulate",
         "learning_rate",
         "num_nodes",
+        "validate_every_epochs",
         "checkpoint_every_epochs",
         "checkpoint_every_minutes",
         "log_every",

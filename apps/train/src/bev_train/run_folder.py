@@ -26,6 +26,7 @@ _FREE = {
         "options.resume",
         "options.workers",
         "options.log_every",
+        "options.validate_every_epochs",
         "options.strategy",
         "options.accelerator",
     ),
@@ -126,8 +127,8 @@ def _described(options: TrainOptions, recipe: Recipe) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    packages = ("bev-train", "bev-zoo", "bev-nuscenes", "bev-heads", "bev-lss", "bev-backbones", "bev-ops")
-    packages += ("torch", "lightning", "timm", "numpy", "pillow", "nuscenes-devkit")
+    packages = ("bev-train", "bev-zoo", "bev-nuscenes", "bev-heads", "bev-temporal", "bev-lss", "bev-backbones")
+    packages += ("bev-ops", "torch", "lightning", "timm", "numpy", "pillow", "nuscenes-devkit")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

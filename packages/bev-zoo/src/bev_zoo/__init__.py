@@ -5,41 +5,62 @@ from bev_lss import CameraRig
 
 from .checkpoint import (
     CheckpointError,
+    LoadReport,
     load_checkpoint,
+    load_matching,
+    looks_like,
     read_checkpoint,
     read_input_size,
     read_recipe_name,
     save_checkpoint,
 )
-from .detector import Detector, Targets, create_model
+from .create import create_model
+from .detector import Detector, Targets
+from .parameter_groups import ParameterGroup, parameter_groups
 from .recipe import (
     BackboneOptions,
     BevEncoderOptions,
+    DepthNetOptions,
     HeadOptions,
+    OccupancyOptions,
     Published,
     Recipe,
+    SwinOptions,
+    TemporalOptions,
     TrainingOptions,
     ViewOptions,
 )
 from .recipes import get_recipe, list_recipes
+from .stream import Stream, StreamOrderError
 
 __all__ = [
     "BackboneOptions",
     "BevEncoderOptions",
     "CameraRig",
     "CheckpointError",
+    "DepthNetOptions",
     "Detections",
     "Detector",
     "HeadOptions",
+    "LoadReport",
+    "OccupancyOptions",
+    "ParameterGroup",
     "Published",
     "Recipe",
+    "Stream",
+    "StreamOrderError",
+    "SwinOptions",
     "Targets",
+    "TemporalOptions",
     "TrainingOptions",
     "ViewOptions",
     "create_model",
     "get_recipe",
     "list_recipes",
     "load_checkpoint",
+    "load_matching",
+    "looks_like",
+    "parameter_groups",
     "read_checkpoint",
     "read_input_size",
     "read_recipe_name",

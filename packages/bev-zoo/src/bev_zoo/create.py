@@ -1,0 +1,57 @@
+"""From a name to a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import timm
+
+from bev_backbones import load_swin_weights
+
+from .detector import Detector
+from .recipe import Align, Recipe, SwinOptions
+from .recipes import get_recipe
+
+__all__ = ["create_model"]
+
+
+def create_model(
+    recipe: str | Recipe,
+    *,
+    input_size: tuple[int, int] | None = None,
+    align: Align | None = None,
+    pretrained_backbone: bool = False,
+) -> Detector:
+    """Build the detector of a recipe, with fresh weights.
+
+    Args:
+        recipe: a name (:func:`bev_zoo.list_recipes`) or a recipe of your own.
+        input_size: height and width of the network input, pixels; the recipe's own if left out.
+        align: align history "during" or "after" the view transform; the recipe's own if left out. Weights fit both.
+        pretrained_backbone: start the image backbone from timm's ImageNet weights (``recipe.backbone.pretrained`` names
+            them; downloaded unless cached).
+
+    Raises:
+        ValueError: unknown name, an input size that is no multiple of the backbone's stride, an unknown alignment, or
+            no weights to start from.
+    """
+    chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if input_size is not None:
+        chosen = replace(chosen, input_size=input_size)
+    if align is not None:
+        chosen = replace(chosen, temporal=replace(chosen.temporal, align=align))
+    model = Detector(chosen)
+    if pretrained_backbone:
+        _load_imagenet_weights(model)
+    return model
+
+
+def _load_imagenet_weights(model: Detector) -> None:
+    options = model.recipe.backbone
+    if options.pretrained is None:
+        raise ValueError(f"{model.recipe.name} names no pre-trained weights for its {options.name} backbone")
+    if isinstance(options, SwinOptions):
+        load_swin_weights(model.backbone, timm.create_model(options.pretrained, pretrained=True).state_dict())
+        return
+    source = timm.create_model(f"{options.name}.{options.pretrained}", pretrained=True, features_only=True)
+    model.backbone.body.load_state_dict(source.state_dict(), strict=False)
