@@ -16,13 +16,37 @@ from torch import Tensor
 
 from bev_lss import CameraRig
 
+PUBLISHED_SYSTEMS = (
+    "bevdet-r50",
+    "bevdet-r50-cbgs",
+    "bevdet-r50-4d-cbgs",
+    "bevdet-r50-4d-depth-cbgs",
+    "bevdet-r50-4d-stereo-cbgs",
+    "bevdet-r50-4dlongterm-cbgs",
+    "bevdet-r50-4dlongterm-depth-cbgs",
+    "bevdet-r50-4dlongterm-stereo-cbgs",
+    "bevdet-stbase-4d-stereo-512x1408-cbgs",
+    "bevdet-swinb-4d-256x704-cbgs",
+    "bevdet-swinb-4d-256x704-cbgs-geomim",
+    "bevdet-swinb-4d-stereo-256x704-cbgs-geomim",
+    "bevdet-swinb-4d-stereo-512x1408-cbgs-geomim",
+    "bevdet-occ-r50-4d-stereo-24e",
+    "bevdet-occ-r50-4d-stereo-24e_384704",
+    "bevdet-occ-r50-4dlongterm-stereo-24e_384704",
+    "bevdet-occ-stbase-4d-stereo-512x1408-24e",
+    "bevdet-occ-swinb-4d-stereo-512x1408-24e-geomim",
+    "bevdet-occ-swinb-4d-stereo-512x1408-24e-geomim-load",
+    "bevdet-occ-swinl-4d-stereo-512x1408-24e-geomim",
+)
+
 
 class Published:
-    """One file of reference values: ``forward/NAME.npz`` or ``train/NAME.npz``."""
+    """One file of reference values: ``forward/NAME[.VARIANT].npz`` or ``train/NAME.npz``."""
 
-    def __init__(self, reference: Path, kind: str, name: str) -> None:
-        self.values = np.load(reference / kind / f"{name}.npz")
-        self.manifest: dict[str, list[int]] = json.loads((reference / "manifest" / f"{name}.json").read_text())
+    def __init__(self, reference: Path, kind: str, case: str) -> None:
+        self.name, _, self.variant = case.partition(".")
+        self.values = np.load(reference / kind / f"{case}.npz")
+        self.manifest: dict[str, list[int]] = json.loads((reference / "manifest" / f"{self.name}.json").read_text())
         self.seed = int(self.values["seed"])
         self.frames = int(self.values["frames"])
         self.input_size: tuple[int, int] = tuple(int(n) for n in self.values["input_size"])
@@ -60,6 +84,23 @@ class Published:
             bev_aug=values["bda"][None],
         )
 
+    def depth_map(self) -> Tensor:
+        """(1, N, H, W) LiDAR depth of the training step, metres, by the rule that stands in the file."""
+        rng = np.random.default_rng([self.seed, 9])
+        shape = (1, len(self.values["intrinsics"]), *self.input_size)
+        depth = np.where(rng.random(shape) < 0.05, rng.uniform(1, 70, shape), 0)
+        return torch.from_numpy(depth.astype(np.float32))
+
+    def occupancy(self) -> tuple[Tensor, Tensor]:
+        """Classes (1, X, Y, Z) uint8 and camera mask (1, X, Y, Z) bool of the training step."""
+        rng = np.random.default_rng([self.seed, 11])
+        semantics = rng.integers(0, 18, (1, 200, 200, 16))
+        return torch.from_numpy(semantics.astype(np.uint8)), torch.from_numpy(rng.random(semantics.shape) < 0.3)
+
+    def stages(self) -> list[str]:
+        """The stages whose values the file holds."""
+        return [key.removesuffix(".shape") for key in self.values.files if key.endswith(".shape")]
+
     def stage_error(self, stage: str, got: Tensor) -> float:
         """Largest error of a stage's sampled values, in standard deviations of the whole tensor."""
         shape = tuple(self.values[f"{stage}.shape"])
@@ -69,11 +110,14 @@ class Published:
 
 
 def matched_boxes(wanted: np.ndarray, got: np.ndarray, tolerance: float = 1e-3) -> float:
-    """Share of the wanted rows (M, K) that have a row of their own in got (M', K), all entries within the tolerance."""
+    """Share of the wanted rows (M, K) that have a row of their own in got (M', K), all entries within the tolerance.
+
+    Entries beyond 1 are compared relative to their size: with weights by rule, boxes are kilometres long.
+    """
     free = np.ones(len(got), dtype=bool)
     matched = 0
     for row in wanted:
-        distance = np.abs(got - row).max(axis=1) if len(got) else np.empty(0)
+        distance = (np.abs(got - row) / np.maximum(np.abs(row), 1)).max(axis=1) if len(got) else np.empty(0)
         candidates = np.flatnonzero(free & (distance <= tolerance))
         if len(candidates):
             free[candidates[distance[candidates].argmin()]] = False

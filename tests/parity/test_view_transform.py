@@ -12,30 +12,7 @@ import torch
 from bev_lss import DepthBins, frustum_points, points_to_ego
 from bev_ops import BevGrid, PoolPlan
 
-from .published import Published
-
-SYSTEMS = (
-    "bevdet-r50",
-    "bevdet-r50-cbgs",
-    "bevdet-r50-4d-cbgs",
-    "bevdet-r50-4d-depth-cbgs",
-    "bevdet-r50-4d-stereo-cbgs",
-    "bevdet-r50-4dlongterm-cbgs",
-    "bevdet-r50-4dlongterm-depth-cbgs",
-    "bevdet-r50-4dlongterm-stereo-cbgs",
-    "bevdet-stbase-4d-stereo-512x1408-cbgs",
-    "bevdet-swinb-4d-256x704-cbgs",
-    "bevdet-swinb-4d-256x704-cbgs-geomim",
-    "bevdet-swinb-4d-stereo-256x704-cbgs-geomim",
-    "bevdet-swinb-4d-stereo-512x1408-cbgs-geomim",
-    "bevdet-occ-r50-4d-stereo-24e",
-    "bevdet-occ-r50-4d-stereo-24e_384704",
-    "bevdet-occ-r50-4dlongterm-stereo-24e_384704",
-    "bevdet-occ-stbase-4d-stereo-512x1408-24e",
-    "bevdet-occ-swinb-4d-stereo-512x1408-24e-geomim",
-    "bevdet-occ-swinb-4d-stereo-512x1408-24e-geomim-load",
-    "bevdet-occ-swinl-4d-stereo-512x1408-24e-geomim",
-)
+from .published import PUBLISHED_SYSTEMS, Published
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +26,10 @@ def view_transform(reference: Path) -> np.lib.npyio.NpzFile:
 
 
 def test_every_published_system_is_listed(settings: dict) -> None:
-    assert set(SYSTEMS) == set(settings)
+    assert set(PUBLISHED_SYSTEMS) == set(settings)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", PUBLISHED_SYSTEMS)
 def test_points_and_plan_agree(reference: Path, settings: dict, view_transform: dict, name: str) -> None:
     points, grid = _points(reference, settings[name], name)
     index = torch.from_numpy(view_transform[f"{name}/points.index"])

@@ -167,6 +167,14 @@ def test_half_precision_pools_in_float32(rig: CameraRig) -> None:
     assert (bev - lift(features, rig).bev).abs().max() < 0.05
 
 
+def test_meta_tensors_give_shapes_again_and_again(rig: CameraRig) -> None:
+    lift, features = make_lift().eval().to("meta"), torch.empty(1, 1, 3, *SIZE, device="meta")
+    for _ in range(2):  # a second time there would be a plan to compare with
+        bev, depth = lift(features, rig.to("meta"))
+        assert bev.is_meta and bev.shape == (1, 5, 16, 16)
+        assert depth.is_meta and depth.shape == (1, 1, BINS.count, *SIZE)
+
+
 def test_the_cache_forgets_the_least_recently_used() -> None:
     cache = PlanCache(capacity=2)
     built: list[float] = []

@@ -4,6 +4,7 @@ from .cameras import FrameCameras, camera_parameters
 from .depth_net import CameraDepthNet, PlainDepthNet
 from .depth_supervision import depth_labels, depth_loss
 from .frustum import DepthBins, frustum_points, pixel_positions, points_to_ego
+from .inverse import published_inverse
 from .lift_splat import LiftSplat, LiftSplatOutput
 from .plan_cache import PlanCache
 from .rig import CalibrationError, CameraRig
@@ -24,4 +25,5 @@ __all__ = [
     "frustum_points",
     "pixel_positions",
     "points_to_ego",
+    "published_inverse",
 ]

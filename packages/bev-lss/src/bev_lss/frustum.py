@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DepthBins", "frustum_points", "pixel_positions", "points_to_ego"]
+from .inverse import published_inverse
 
-_LANES = 8  # of the vector unit the published systems were built for
+__all__ = ["DepthBins", "frustum_points", "pixel_positions", "points_to_ego"]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,19 @@ def pixel_positions(count: int, stride: int) -> Tensor:
     """``count`` positions from 0 to the last pixel of ``count * stride``: (count,) float32.
 
     Equal to torch.linspace but for the last bit, which in torch depends on the processor's vector width. The published
-    systems were built with 8 lanes: each full group of 8 counts from its own first value, groups that start in the
-    second half count down from the end. Fixed here, the same points fall into the same cells everywhere.
+    systems were built with 8 lanes, two vectors at a time: within full sixteens each eight counts from its own first
+    value, the rest is one fused multiply-add each, and what starts in the second half counts down from the end. Fixed
+    here, the same points fall into the same cells, and onto the same stereo matches, everywhere.
     """
     index = torch.arange(count)
-    grouped = index < count - count % _LANES
-    first = torch.where(grouped, index - index % _LANES, index)
+    vectorised = index < count - count % 16
+    first = torch.where(vectorised, index - index % 8, index)
     end = torch.tensor(float(count * stride - 1))
     step = end / max(count - 1, 1)
-    base = torch.where(first < max(count // 2, 1), step * first, end - step * (count - 1 - first))
+    from_end = count - 1 - first
+    fused = (end.double() - step.double() * from_end).float()
+    upper = torch.where(vectorised, end - step * from_end, fused)
+    base = torch.where(first < max(count // 2, 1), step * first, upper)
     return base + step * (index - first)
 
 
@@ -94,10 +98,10 @@ def points_to_ego(
     lead = (*intrinsics.shape[:2], 1, 1, 1)
     rotation, translation = _split_affine(image_aug)
     shifted = [frustum[..., i] - translation[..., i].view(lead) for i in range(3)]
-    u, v, depth = _transform(torch.linalg.inv(rotation).view(*lead, 3, 3), *shifted)
+    u, v, depth = _transform(published_inverse(rotation).view(*lead, 3, 3), *shifted)
     # Autocast would take this product to half precision, and points decimetres away. Meta tensors have no autocast.
     with torch.autocast("cpu" if frustum.is_meta else frustum.device.type, enabled=False):
-        pixel_to_ego = cam_to_key_ego[..., :3, :3] @ torch.linalg.inv(intrinsics)
+        pixel_to_ego = cam_to_key_ego[..., :3, :3] @ published_inverse(intrinsics)
     turned = _transform(pixel_to_ego.view(*lead, 3, 3), u * depth, v * depth, depth)
     points = [turned[i] + cam_to_key_ego[..., i, 3].view(lead) for i in range(3)]
     return torch.stack(_transform(bev_aug.view(-1, 1, 1, 1, 1, 3, 3), *points), dim=-1)

@@ -18,7 +18,7 @@ class PlanCache:
 
     A calibration counts as the same only if every number of it is the same, so a changed pose, augmentation or feature
     size always gets a new plan. The calibration is copied when it is stored: changing a tensor in place afterwards
-    cannot make a stored plan stale.
+    cannot make a stored plan stale. Calibrations on the meta device have no values, so none is remembered.
 
     Args:
         capacity: plans kept; the least recently used one goes first. 0 turns the cache off.
@@ -40,7 +40,7 @@ class PlanCache:
             calibration: tensors of any shape on one device.
             build: makes the plan.
         """
-        if self.capacity == 0:
+        if self.capacity == 0 or calibration[0].is_meta:  # meta tensors have no values to compare
             return build()
         shapes = tuple(tuple(t.shape) for t in calibration)
         flat = torch.cat([t.detach().reshape(-1) for t in calibration])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bev_lss import CameraRig
+from bev_lss import CameraRig, published_inverse
 
 __all__ = ["camera_to_previous", "now_to_then"]
 
@@ -36,7 +36,7 @@ def now_to_then(
     augment[:, :3, :3] = bev_aug
     # Autocast would take these products to half precision. Meta tensors have no autocast.
     with torch.autocast("cpu" if bev_aug.is_meta else bev_aug.device.type, enabled=False):
-        return augment @ cam0_to_key_ego_now @ _inverse_as_published(augment @ cam0_to_key_ego_then)
+        return augment @ cam0_to_key_ego_now @ published_inverse(augment @ cam0_to_key_ego_then)
 
 
 def camera_to_previous(rig: CameraRig) -> Tensor:
@@ -51,41 +51,6 @@ def camera_to_previous(rig: CameraRig) -> Tensor:
         raise ValueError("camera_to_previous wants a rig of at least two frames, got 1: add the frame before it")
     cam_to_global = rig.ego_to_global.double() @ rig.cam_to_ego.double()
     return (torch.linalg.inv(cam_to_global[:, 1:]) @ cam_to_global[:, :-1]).float()
-
-
-def _inverse_as_published(matrix: Tensor) -> Tensor:
-    """Inverse of (B, 4, 4) float32: LU of the transpose with row pivots, then two triangular solves, step by step.
-
-    PyTorch hands row-major matrices to LAPACK as their transpose; how that rounds depends on the processor. Written out
-    in single multiplications and subtractions, it rounds everywhere as it did for the published figures.
-    """
-    lu, rows = _lu(matrix.mT)
-    columns = torch.eye(4, device=matrix.device).expand_as(matrix).clone()
-    for i in range(4):  # the transpose of U, from above
-        for j in range(i):
-            columns[:, i] = columns[:, i] - lu[:, j, i, None] * columns[:, j]
-        columns[:, i] = columns[:, i] / lu[:, i, i, None]
-    for i in reversed(range(4)):  # the transpose of L, from below
-        for j in range(i + 1, 4):
-            columns[:, i] = columns[:, i] - lu[:, j, i, None] * columns[:, j]
-    return torch.empty_like(columns).scatter(1, rows[:, :, None].expand_as(columns), columns)
-
-
-def _lu(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """L below the diagonal (its ones left out) and U on and above: (B, 4, 4); and which row stands where: (B, 4)."""
-    lu = matrix.clone()
-    rows = torch.arange(4, device=matrix.device).expand(len(matrix), 4)
-    for k in range(4):
-        pivot = lu[:, k:, k].abs().argmax(dim=1) + k
-        order = torch.arange(4, device=matrix.device).expand(len(matrix), 4).clone()
-        order[:, k] = pivot
-        order = order.scatter(1, pivot[:, None], k)
-        lu, rows = lu.gather(1, order[:, :, None].expand_as(lu)), rows.gather(1, order)
-        for i in range(k + 1, 4):
-            factor = lu[:, i, k, None] / lu[:, k, k, None]
-            lu[:, i, k + 1 :] = lu[:, i, k + 1 :] - factor * lu[:, k, k + 1 :]
-            lu[:, i, k] = factor[:, 0]
-    return lu, rows
 
 
 def _check_poses(now: Tensor, then: Tensor, bev_aug: Tensor) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bev_lss import pixel_positions
+from bev_lss import pixel_positions, published_inverse
 
 __all__ = ["PreviousViews"]
 
@@ -50,9 +50,9 @@ class PreviousViews:
         v = pixel_positions(height, stride).to(image_aug.device).repeat_interleave(width)
         u = pixel_positions(width, stride).to(image_aug.device).repeat(height)
         u, v = u - image_aug[:, 0, 2, None], v - image_aug[:, 1, 2, None]
-        back = torch.linalg.inv(image_aug[:, :2, :2])[..., None]
+        back = published_inverse(image_aug[:, :2, :2])[..., None]
         raw_pixels = torch.stack([back[:, i, 0] * u + back[:, i, 1] * v for i in range(2)], dim=1)
-        pixel_to_previous = camera_to_previous[:, :3, :3].contiguous() @ torch.linalg.inv(intrinsics)
+        pixel_to_previous = camera_to_previous[:, :3, :3].contiguous() @ published_inverse(intrinsics)
         return cls(raw_pixels, pixel_to_previous, camera_to_previous[:, :3, 3], intrinsics, image_aug, size, stride)
 
     def positions(self, image: int, pixels: slice, depths: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from .checkpoint import (
 )
 from .create import create_model
 from .detector import Detector, Targets
+from .flops import Flops, StageFlops, count_flops
 from .parameter_groups import ParameterGroup, parameter_groups
 from .recipe import (
     BackboneOptions,
@@ -41,12 +42,14 @@ __all__ = [
     "DepthNetOptions",
     "Detections",
     "Detector",
+    "Flops",
     "HeadOptions",
     "LoadReport",
     "OccupancyOptions",
     "ParameterGroup",
     "Published",
     "Recipe",
+    "StageFlops",
     "Stream",
     "StreamOrderError",
     "SwinOptions",
@@ -54,6 +57,7 @@ __all__ = [
     "TemporalOptions",
     "TrainingOptions",
     "ViewOptions",
+    "count_flops",
     "create_model",
     "get_recipe",
     "list_recipes",
