@@ -1,10 +1,10 @@
-"""What tools/compare_families.py measures beside the official metrics, on cases whose answer is known."""
+"""tools/compare_families.py: what it measures beside the official metrics, on cases whose answer is known."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,18 +17,22 @@ from bev_lss import DepthBins
 from bev_ops import BevGrid
 from bev_zoo import CameraRig, create_model, get_recipe
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "compare_families.py"
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 BINS = DepthBins(1.0, 5.0, 1.0)  # middles 1.5, 2.5, 3.5, 4.5
 GRID = BevGrid(x=(-2.0, 2.0, 1.0), y=(-2.0, 2.0, 1.0), z=(-5.0, 3.0, 8.0))
 
 
 @pytest.fixture(scope="module")
-def families() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_families", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+def families() -> Iterator[ModuleType]:
+    """The program, imported from where it lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        yield importlib.import_module("compare_families")
+
+
+@pytest.fixture(scope="module")
+def measures(families: ModuleType) -> ModuleType:
+    return importlib.import_module("family_measures")
 
 
 def test_systems_train_alike(families: ModuleType) -> None:
@@ -47,24 +51,24 @@ def test_systems_train_alike(families: ModuleType) -> None:
     ],
 )
 def test_depth_error_of_a_pixel(
-    families: ModuleType, distribution: tuple[float, ...], truth_m: float, relative: float, near_bin: bool
+    measures: ModuleType, distribution: tuple[float, ...], truth_m: float, relative: float, near_bin: bool
 ) -> None:
     truth = torch.zeros(1, 1, 4, 4)
     truth[0, 0, 1, 2], truth[0, 0, 3, 3] = truth_m, truth_m + 3  # the nearer point of a feature pixel counts
     depth = torch.tensor(distribution).view(1, 1, 4, 1, 1)
-    errors = families.depth_errors(depth, truth, BINS, stride=4)
+    errors = measures.depth_errors(depth, truth, BINS, stride=4)
     assert errors.truth_m.tolist() == [truth_m]
     assert errors.relative.tolist() == pytest.approx([relative])
     assert errors.near_bin.tolist() == [near_bin]
 
 
-def test_depth_counts_only_where_lidar_hits_in_range(families: ModuleType) -> None:
+def test_depth_counts_only_where_lidar_hits_in_range(measures: ModuleType) -> None:
     truth = torch.tensor([[0.0, 3.2, 0.5, 5.5]]).view(1, 1, 1, 4)
-    errors = families.depth_errors(torch.full((1, 1, 4, 1, 4), 0.25), truth, BINS, stride=1)
+    errors = measures.depth_errors(torch.full((1, 1, 4, 1, 4), 0.25), truth, BINS, stride=1)
     assert errors.truth_m.tolist() == pytest.approx([3.2])
 
 
-def test_velocity_errors_of_known_boxes(families: ModuleType) -> None:
+def test_velocity_errors_of_known_boxes(measures: ModuleType) -> None:
     def box(x: float, y: float, vx: float) -> list[float]:
         return [x, y, 0, 4, 2, 1.5, 0, vx, 0]
 
@@ -76,26 +80,26 @@ def test_velocity_errors_of_known_boxes(families: ModuleType) -> None:
     velocity[0, :, 2, 2] = torch.tensor([3.0, 4.0])  # cell of (0.5, 0.5)
     empty = torch.zeros(1, 1, 4, 4)
     output = CenterOutput(empty, empty, empty, empty, empty, velocity)
-    errors = families.velocity_errors(output, found, boxes, torch.tensor([0, 0, 0]), GRID)
+    errors = measures.velocity_errors(output, found, boxes, torch.tensor([0, 0, 0]), GRID)
     assert errors.speed.tolist() == [3.0, 0.0]
     assert errors.at_centre.tolist() == [4.0, 0.0]
     assert errors.found[0] == 1.0
     assert math.isnan(errors.found[1])  # the detection at its place is of another class, the other one too far
-    figures = families.velocity_figures(errors)
+    figures = measures.velocity_figures(errors)
     assert (figures["moving"], figures["moving_found"], figures["found"]) == (1, 1, 1.0)
     assert math.isnan(figures["found_parked"])
 
 
-def test_constant_occupancy_of_known_cells(families: ModuleType) -> None:
+def test_constant_occupancy_of_known_cells(measures: ModuleType) -> None:
     cells = np.zeros(18, dtype=np.int64)
     cells[[4, 11, 17]] = 10, 30, 60  # car, driveable surface, free
-    assert [families._constant_miou(cells, label) for label in (4, 11, 17)] == [5.0, 15.0, 0.0]
+    assert [measures._constant_miou(cells, label) for label in (4, 11, 17)] == [5.0, 15.0, 0.0]
 
 
 @pytest.mark.parametrize(
     ("name", "call_of_now"), [("bevdet-tiny", 0), ("bevdet-tiny-4d", 0), ("bevdet-tiny-stereo", -1)]
 )
-def test_depth_of_now_is_the_depth_that_the_model_uses(families: ModuleType, name: str, call_of_now: int) -> None:
+def test_depth_of_now_is_the_depth_that_the_model_uses(measures: ModuleType, name: str, call_of_now: int) -> None:
     torch.manual_seed(0)
     model = create_model(name, input_size=(32, 64)).eval()
     used: list[torch.Tensor] = []
@@ -104,15 +108,15 @@ def test_depth_of_now_is_the_depth_that_the_model_uses(families: ModuleType, nam
     with torch.no_grad():
         model(images, rig)
     hook.remove()
-    torch.testing.assert_close(families.depth_of_now(model, images, rig), used[call_of_now])
+    torch.testing.assert_close(measures.depth_of_now(model, images, rig), used[call_of_now])
 
 
-def test_table_shows_what_there_is(families: ModuleType) -> None:
+def test_table_shows_what_there_is(families: ModuleType, measures: ModuleType) -> None:
     run = {"frames": 1, "steps": 5, "batch": 2, "seed": 0, "date": "2000-01-01", "machine": "abacus", "minutes": 1.5}
     constant = {"most_frequent": {"class": "free", "mIoU": 0.0}}
     occupancy = {**run, "system": "voxels", "official": {"mIoU": 12.345}, "constant": constant}
-    depth = families.depth_figures(families.DepthErrors(torch.ones(1), torch.ones(1) / 4, torch.ones(1).bool()))
-    velocity = families.velocity_figures(families.VelocityErrors(*torch.tensor([[2.0], [1.5], [math.nan]])))
+    depth = measures.depth_figures(measures.DepthErrors(torch.ones(1), torch.ones(1) / 4, torch.ones(1).bool()))
+    velocity = measures.velocity_figures(measures.VelocityErrors(*torch.tensor([[2.0], [1.5], [math.nan]])))
     official = dict.fromkeys(("mAP", "NDS", "mATE", "mAOE", "mAVE"), 0.5)
     boxes = {**run, "system": "boxes", "official": official, "depth": depth, "depth_moved": depth, "velocity": velocity}
     text = families.table([boxes, occupancy])
