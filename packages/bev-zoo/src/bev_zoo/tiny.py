@@ -119,7 +119,7 @@ def _occ(depth: Recipe) -> Recipe:
     """The voxels have the published size, which the ground truth dictates; everything else is small.
 
     The coarsest voxels are 4 cells high: with 2, PyTorch's bfloat16 weight gradient of a 3x3x3 convolution is garbage
-    on CPUs (seen with 2.15; 1, 3 and 4 cells are right), and this recipe is there to be trained on them.
+    on CPUs (seen with 2.15 on an AMD EPYC; 1, 3 and 4 cells are right), and this recipe is there to be trained on them.
     """
     return replace(
         depth,
