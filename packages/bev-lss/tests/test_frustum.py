@@ -87,3 +87,15 @@ def _random_poses(*lead: int) -> torch.Tensor:
     poses[..., 0, 1] = -angle.sin()
     poses[..., :3, 3] = torch.randn(*lead, 3)
     return poses
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "want"),
+    [
+        (88, 64, [258.2068786621094, 262.2413635253906, 266.2758483886719, 270.3103332519531]),
+        (32, 24, [98.32257843017578, 102.41934967041016]),
+    ],
+)
+def test_stereo_positions_are_those_of_the_published_linspace(count, first, want) -> None:
+    """As torch.linspace of PyTorch 1.13.1 gave them, the release that the published figures were recorded with."""
+    assert pixel_positions(count, 4)[first : first + len(want)].tolist() == want

@@ -78,8 +78,9 @@ def camera_parameters(cameras: FrameCameras) -> Tensor:
     The published 4D systems tell the *poses of frame 0* for every frame they look at, with the intrinsics and
     augmentation of that frame. Which poses are told is the caller's choice, by the cameras handed in here.
     """
-    focal_and_centre = cameras.intrinsics[..., (0, 1, 0, 1), (0, 1, 2, 2)]
-    bev_aug = cameras.bev_aug[:, (0, 0, 1, 1, 2), (0, 1, 0, 1, 2)]
+    # One by one: a list of positions would go to the device first, and the host would wait for that.
+    focal_and_centre = _entries(cameras.intrinsics, (0, 0), (1, 1), (0, 2), (1, 2))
+    bev_aug = _entries(cameras.bev_aug, (0, 0), (0, 1), (1, 0), (1, 1), (2, 2))
     parts = (
         focal_and_centre,
         cameras.image_aug[..., :2, :].flatten(-2),
@@ -87,3 +88,8 @@ def camera_parameters(cameras: FrameCameras) -> Tensor:
         cameras.cam_to_key_ego[..., :3, :].flatten(-2),
     )
     return torch.cat(parts, dim=-1)
+
+
+def _entries(matrices: Tensor, *positions: tuple[int, int]) -> Tensor:
+    """Some entries of matrices (..., 3, 3): (..., as many)."""
+    return torch.stack([matrices[..., row, column] for row, column in positions], dim=-1)

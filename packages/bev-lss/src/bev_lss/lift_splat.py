@@ -41,6 +41,7 @@ class LiftSplat(nn.Module):
             None, cost volume (M, D, H, W) or None; gives depth logits (M, D, h, w) and context (M, C, h, w).
         stride: network-input pixels per feature pixel.
         voxels: keep the height axis instead of stacking it into the channels.
+        channels_last: lay the map out in memory with its channels innermost, for convolutions that want it so.
         cached_plans: pooling plans remembered, one per calibration; see :class:`PlanCache`. While training none is
             stored, for augmentation makes every calibration a new one.
 
@@ -60,6 +61,7 @@ class LiftSplat(nn.Module):
         depth_net: nn.Module | None = None,
         stride: int = 16,
         voxels: bool = False,
+        channels_last: bool = False,
         cached_plans: int = 4,
     ) -> None:
         super().__init__()
@@ -68,6 +70,7 @@ class LiftSplat(nn.Module):
         self.bins = bins
         self.stride = stride
         self.voxels = voxels
+        self.channels_last = channels_last
         self.depth_net = PlainDepthNet(in_channels, bins.count, channels) if depth_net is None else depth_net
         self._plans = PlanCache(cached_plans)
 
@@ -106,7 +109,7 @@ class LiftSplat(nn.Module):
         # Softmax and pooling stay in float32 under autocast: half-precision depths lose far, faint bins.
         depth = logits.float().softmax(dim=1).view(batch, num_cameras, -1, height, width)
         context = context.float().view(batch, num_cameras, self.channels, height, width)
-        pooled = bev_pool(depth, context, plan)
+        pooled = bev_pool(depth, context, plan, channels_last=self.channels_last)
         return LiftSplatOutput(pooled if self.voxels else stack_height(pooled), depth)
 
     def points(self, cameras: CameraRig | FrameCameras, feature_size: tuple[int, int]) -> Tensor:
