@@ -14,6 +14,7 @@ from torch import Tensor
 from bev_ops import BevGrid, PoolPlan
 
 GRID = BevGrid(x=(-4.0, 4.0, 1.0), y=(-3.0, 3.0, 1.0), z=(-1.0, 3.0, 2.0))  # 8 x 6 x 2 cells
+FLAT_GRID = BevGrid(x=(-4.0, 4.0, 1.0), y=(-3.0, 3.0, 1.0), z=(-5.0, 3.0, 8.0))  # 8 x 6 x 1 cells
 
 # Without a GPU one test says so, instead of half of all being skipped: see test_operators.py.
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
@@ -75,15 +76,21 @@ def _make_inputs(
     spread: float = 1.3,
     seed: int = 0,
 ) -> SimpleNamespace:
-    """Points reach beyond the grid by ``spread``; 0 puts all of them into one cell."""
+    """Points reach beyond the grid by ``spread``; 0 puts all of them into one cell.
+
+    Images of 16 rows or more are as cameras see them: the grid is flat, and the points of a column at one depth fall
+    into one cell, but for some that do not, so that there are runs of many lengths and points outside of runs.
+    """
     generator = torch.Generator().manual_seed(seed)
-    upper = torch.tensor(GRID.upper)
-    points = (torch.rand(b, n, d, h, w, 3, generator=generator) * 2 - 1) * upper * spread + torch.tensor(
-        [0.1, 0.1, 0.5]
-    )
+    grid = FLAT_GRID if h >= 16 else GRID
+    points = (torch.rand(b, n, d, h, w, 3, generator=generator) * 2 - 1) * torch.tensor(grid.upper) * spread
+    points = points + torch.tensor([0.1, 0.1, 0.5])
+    if h >= 16:
+        stray = torch.rand(b, n, d, h, w, 1, generator=generator) < 0.1
+        points = torch.where(stray, points, points[:, :, :, :1])
     depth = torch.rand(b, n, d, h, w, generator=generator).to(dtype)
     context = torch.randn(b, n, c, h, w, generator=generator).to(dtype)
-    plan = PoolPlan.from_points(points, GRID)
+    plan = PoolPlan.from_points(points, grid)
     return SimpleNamespace(
         depth=depth.to(device), context=context.to(device), points=points.to(device), plan=plan.to(device)
     )

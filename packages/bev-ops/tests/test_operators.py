@@ -10,28 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from bev_ops import BevGrid, PoolPlan, _kernels, bev_pool, iou_rotated, nms_circle, nms_rotated
-from bev_ops.plan import LONG_CELL
+from bev_ops.plan import LONG_CELL, min_run
 
 OPS = torch.ops.bev_ops
 
 
 def pool_arguments(inputs: SimpleNamespace) -> tuple[object, ...]:
     plan = inputs.plan
-    tables = (plan.cell_start, plan.point_depth, plan.point_pixel, plan.long_cells, plan.cell_of_point)
-    return (inputs.depth, inputs.context, *tables, plan.grid.size, LONG_CELL)
+    tables = (plan.entry_start, plan.entries, plan.column_runs, plan.long_cells, plan.cell_of_point)
+    return (inputs.depth, inputs.context, *tables, plan.grid.size, LONG_CELL, min_run(plan.grid), False)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: no operator was tested on one")
 def test_every_kernel_is_compiled_on_a_gpu() -> None:
     assert _kernels.load("cuda"), str(_kernels.kernel_status()[1])
-    for name in ("bev_pool", "bev_pool_backward", "iou_rotated", "nms_rotated", "nms_circle"):
+    for name in ("pool_plan", "bev_pool", "bev_pool_backward", "iou_rotated", "nms_rotated", "nms_circle"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bev_ops::{name}", "CUDA"), name
 
 
 def test_opcheck_pool_plan(make_inputs, grid, device) -> None:
     points = make_inputs(device=device).points
-    torch.library.opcheck(OPS.pool_plan, (points, grid.lower, grid.step, grid.size, 4))
+    torch.library.opcheck(OPS.pool_plan, (points, grid.lower, grid.step, grid.size, 4, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -18,6 +18,8 @@ SHAPES = [
     pytest.param((3, 1, 4, 3, 1, 5), id="three samples"),
     pytest.param((1, 7, 3, 80, 2, 2), id="seven cameras"),
     pytest.param((1, 2, 9, 130, 5, 7), id="many channels"),
+    pytest.param((2, 2, 5, 20, 18, 5), id="columns"),
+    pytest.param((1, 1, 3, 80, 40, 2), id="high columns"),
 ]
 
 
@@ -38,8 +40,8 @@ def by_reference(inputs: SimpleNamespace, grad: Tensor | None) -> tuple[Tensor, 
     plan = inputs.plan
     if grad is not None:
         return reference.bev_pool_backward(grad, inputs.depth, inputs.context, plan.cell_of_point)
-    tables = (plan.cell_start, plan.point_depth, plan.point_pixel, plan.long_cells, plan.cell_of_point)
-    return (reference.bev_pool(inputs.depth, inputs.context, *tables, plan.grid.size, 256),)
+    tables = (plan.entry_start, plan.entries, plan.column_runs, plan.long_cells, plan.cell_of_point)
+    return (reference.bev_pool(inputs.depth, inputs.context, *tables, plan.grid.size, 0, 0, False),)
 
 
 def by_operator(inputs: SimpleNamespace, grad: Tensor | None) -> tuple[Tensor, ...]:
@@ -62,9 +64,9 @@ def bound(dtype: torch.dtype, want: Tensor, terms: int) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_is_the_oracle(pool, make_inputs, oracle, check_close, grid, shape, dtype) -> None:
+def test_forward_is_the_oracle(pool, make_inputs, oracle, check_close, shape, dtype) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
-    want = oracle.pool(inputs.depth, inputs.context, inputs.points, grid)
+    want = oracle.pool(inputs.depth, inputs.context, inputs.points, inputs.plan.grid)
     (got,) = pool(inputs)
     assert got.dtype == dtype
     assert got.is_contiguous()
@@ -73,18 +75,19 @@ def test_forward_is_the_oracle(pool, make_inputs, oracle, check_close, grid, sha
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_backward_is_the_oracle(pool, make_inputs, oracle, check_close, grid, shape, dtype) -> None:
+def test_backward_is_the_oracle(pool, make_inputs, oracle, check_close, shape, dtype) -> None:
     inputs = make_inputs(*shape, dtype=dtype)
     grad = random_grad(inputs)
-    want = oracle.backward(grad, inputs.depth, inputs.context, inputs.points, grid)
+    want = oracle.backward(grad, inputs.depth, inputs.context, inputs.points, inputs.plan.grid)
     for one, other, like in zip(pool(inputs, grad), want, (inputs.depth, inputs.context), strict=True):
         assert one.dtype == like.dtype
         check_close(one, other, bound(dtype, other, shape[3] + 20))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7, 15, 16, 17, 64, 80, 130, 200])
-def test_any_number_of_channels(pool, make_inputs, check_close, channels) -> None:
-    inputs = make_inputs(1, 2, 4, channels, 3, 4)
+@pytest.mark.parametrize("channels", [1, 7, 15, 16, 17, 64, 80, 130, 256, 300])
+@pytest.mark.parametrize("rows", [3, 17])
+def test_any_number_of_channels(pool, make_inputs, check_close, channels, rows) -> None:
+    inputs = make_inputs(1, 2, 4, channels, rows, 4)
     check_close(pool(inputs)[0], by_reference(inputs, None)[0], 1e-5)
     grad = random_grad(inputs)
     for one, other in zip(pool(inputs, grad), by_reference(inputs, grad), strict=True):
@@ -95,12 +98,14 @@ def test_any_number_of_channels(pool, make_inputs, check_close, channels) -> Non
     ("shape", "spread"),
     [
         pytest.param((2, 2, 40, 5, 4, 4), 0.0, id="one crowded cell"),
+        pytest.param((2, 2, 9, 5, 16, 8), 0.0, id="one cell crowded with columns"),
         pytest.param((1, 2, 5, 5, 3, 3), 1e6, id="no point in range"),
+        pytest.param((1, 2, 5, 5, 16, 3), 1e6, id="no column in range"),
     ],
 )
-def test_extreme_geometry(pool, make_inputs, oracle, check_close, grid, shape, spread) -> None:
+def test_extreme_geometry(pool, make_inputs, oracle, check_close, shape, spread) -> None:
     inputs = make_inputs(*shape, spread=spread)
-    want = oracle.pool(inputs.depth, inputs.context, inputs.points, grid)
+    want = oracle.pool(inputs.depth, inputs.context, inputs.points, inputs.plan.grid)
     check_close(pool(inputs)[0], want, bound(torch.float32, want, 1280))
     assert inputs.plan.num_cells == (2 if spread == 0 else 0)
     grad = random_grad(inputs)
@@ -115,8 +120,9 @@ def test_no_camera_at_all(pool, make_inputs, check_close) -> None:
 
 
 @pytest.mark.parametrize("channels", [7, 64])
-def test_memory_layout_of_the_inputs_changes_no_bit(pool, make_inputs, check_close, channels) -> None:
-    inputs = make_inputs(2, 2, 5, channels, 3, 4)
+@pytest.mark.parametrize("rows", [3, 17])
+def test_memory_layout_of_the_inputs_changes_no_bit(pool, make_inputs, check_close, channels, rows) -> None:
+    inputs = make_inputs(2, 2, 5, channels, rows, 4)
     strided = SimpleNamespace(
         depth=inputs.depth.transpose(3, 4).contiguous().transpose(3, 4),
         context=inputs.context.movedim(2, -1).contiguous().movedim(-1, 2),
@@ -139,10 +145,24 @@ def test_gradient_of_a_sum_has_no_strides(pool, make_inputs, check_close) -> Non
         check_close(one, other)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_channels_last_is_the_same_in_another_order_of_memory(make_inputs, check_close, device, shape, dtype) -> None:
+    inputs = make_inputs(*shape, dtype=dtype, device=device)
+    leaves = tuple(tensor.requires_grad_() for tensor in (inputs.depth, inputs.context))
+    want, got = (bev_pool(*leaves, inputs.plan, channels_last=last) for last in (False, True))
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    check_close(got, want)
+    grad = random_grad(make_inputs(*shape, dtype=dtype)).to(device)
+    for one, other in zip(*(torch.autograd.grad(out, leaves, grad) for out in (got, want)), strict=True):
+        check_close(one, other)
+
+
+@pytest.mark.parametrize("rows", [4, 16])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_low_precision_is_at_most_twice_as_far_off_as_pytorch(pool, make_inputs, dtype) -> None:
+def test_low_precision_is_at_most_twice_as_far_off_as_pytorch(pool, make_inputs, rows, dtype) -> None:
     """Against float32 on the same numbers, beside PyTorch's own multiply and index_add_ in the low precision."""
-    inputs = make_inputs(1, 6, 40, 64, 4, 6, dtype=dtype)
+    inputs = make_inputs(1, 6, 40, 64, rows, 6, dtype=dtype)
     exact = SimpleNamespace(depth=inputs.depth.float(), context=inputs.context.float(), plan=inputs.plan)
     (want,) = by_reference(exact, None)
     error = (pool(inputs)[0].cpu().float() - want).abs().max()
@@ -152,27 +172,30 @@ def test_low_precision_is_at_most_twice_as_far_off_as_pytorch(pool, make_inputs,
 
 def index_add(inputs: SimpleNamespace) -> Tensor:
     plan, context = inputs.plan, inputs.context
-    kept = plan.num_points
-    point, pixel = plan.point_depth[:kept].long(), plan.point_pixel[:kept].long()
+    cell = plan.cell_of_point.flatten().long()
+    point = torch.nonzero(cell >= 0).squeeze(1)
+    _, _, d, h, w = plan.shape
+    pixel = point // (d * h * w) * (h * w) + point % (h * w)
     rows = context.movedim(2, -1).reshape(-1, context.shape[2])
     lifted = rows[pixel] * inputs.depth.reshape(-1)[point, None]
-    cell = plan.cell_of_point.reshape(-1)[point].long()
-    out = rows.new_zeros(plan.cell_start.numel() - 1, rows.shape[1]).index_add_(0, cell, lifted)
+    out = rows.new_zeros(len(context) * plan.grid.num_cells, rows.shape[1]).index_add_(0, cell[point], lifted)
     x, y, z = plan.grid.size
     return out.view(-1, z, y, x, rows.shape[1]).movedim(-1, 1)
 
 
+@pytest.mark.parametrize("rows", [4, 24])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_forward_equals_the_reference_to_the_last_bit_on_the_cpu(make_inputs, check_close, dtype) -> None:
+def test_forward_equals_the_reference_to_the_last_bit_on_the_cpu(make_inputs, check_close, rows, dtype) -> None:
     if not _kernels.load("cpu"):
         pytest.skip(str(_kernels.kernel_status()[0]))
-    inputs = make_inputs(2, 3, 30, 70, 4, 6, dtype=dtype)
+    inputs = make_inputs(2, 3, 30, 70, rows, 6, dtype=dtype)
     check_close(by_operator(inputs, None)[0], by_reference(inputs, None)[0])
 
 
+@pytest.mark.parametrize("rows", [4, 18])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_number_of_threads_changes_no_bit(make_inputs, check_close, dtype) -> None:
-    inputs = make_inputs(2, 6, 20, 33, 4, 6, dtype=dtype)
+def test_number_of_threads_changes_no_bit(make_inputs, check_close, rows, dtype) -> None:
+    inputs = make_inputs(2, 6, 20, 33, rows, 6, dtype=dtype)
     grad = random_grad(inputs)
     before = torch.get_num_threads()
     try:
@@ -186,8 +209,9 @@ def test_number_of_threads_changes_no_bit(make_inputs, check_close, dtype) -> No
         torch.set_num_threads(before)
 
 
-def test_runs_repeat_to_the_last_bit(pool, make_inputs, check_close) -> None:
-    inputs = make_inputs(2, 3, 30, 24, 4, 6)
+@pytest.mark.parametrize("rows", [4, 18])
+def test_runs_repeat_to_the_last_bit(pool, make_inputs, check_close, rows) -> None:
+    inputs = make_inputs(2, 3, 30, 24, rows, 6)
     grad = random_grad(inputs)
     for one, other in zip((*pool(inputs), *pool(inputs, grad)), (*pool(inputs), *pool(inputs, grad)), strict=True):
         check_close(one, other)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference
 from ._library import define_op, register_autograd
-from .plan import LONG_CELL, PoolPlan
+from .plan import LONG_CELL, PoolPlan, min_run
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -19,11 +19,13 @@ def bev_pool(
     depth: Tensor,  # (B, N, D, h, w)
     context: Tensor,  # (B, N, C, h, w)
     plan: PoolPlan,
+    *,
+    channels_last: bool = False,
 ) -> Tensor:
     """Lifts context along depth and sums it per grid cell: BEVPoolv2 (arXiv 2211.17111), without the frustum tensor.
 
     ``out[b, :, z, y, x]`` is the sum of ``depth[b, n, d, i, j] * context[b, n, :, i, j]`` over the points (n, d, i, j)
-    that the plan puts into cell (z, y, x), in the order of those points, so equal input gives equal bits.
+    that the plan puts into cell (z, y, x), always in the same order, so equal input gives equal bits.
 
     Sums are taken in float32 for float16, bfloat16 and float32 and in float64 for float64; the result has the type of
     the inputs. Inputs of different types are promoted to the wider one. Under autocast both are converted to float32
@@ -33,9 +35,11 @@ def bev_pool(
         depth: weight of every depth bin of every feature pixel.
         context: feature of every pixel; NCHW or channels-last memory.
         plan: geometry for exactly these B, N, D, h and w, on the same device.
+        channels_last: lay the result out in memory with the channels innermost (``torch.channels_last_3d``), for
+            convolutions that want it so.
 
     Returns:
-        (B, C, Z, Y, X), contiguous. Cells without points are zero.
+        (B, C, Z, Y, X), contiguous unless ``channels_last``. Cells without points are zero.
 
     Raises:
         ValueError: if shapes, types or devices do not fit together or do not fit the plan.
@@ -45,13 +49,15 @@ def bev_pool(
     return _bev_pool(
         depth.to(dtype),
         context.to(dtype),
-        plan.cell_start,
-        plan.point_depth,
-        plan.point_pixel,
+        plan.entry_start,
+        plan.entries,
+        plan.column_runs,
         plan.long_cells,
         plan.cell_of_point,
         plan.grid.size,
         LONG_CELL,
+        min_run(plan.grid),
+        channels_last,
     )
 
 
@@ -85,16 +91,21 @@ def _common_dtype(depth: Tensor, context: Tensor) -> torch.dtype:
 def _fake_bev_pool(
     depth: Tensor,
     context: Tensor,
-    cell_start: Tensor,
-    point_depth: Tensor,
-    point_pixel: Tensor,
+    entry_start: Tensor,
+    entries: Tensor,
+    column_runs: Tensor,
     long_cells: Tensor,
     cell_of_point: Tensor,
     grid_size: Sequence[int],
     long_cell: int,
+    min_run: int,
+    channels_last: bool,
 ) -> Tensor:
     x, y, z = grid_size
-    return context.new_empty(context.shape[0], context.shape[2], z, y, x)
+    b, c = context.shape[0], context.shape[2]
+    if channels_last:
+        return context.new_empty(b, z, y, x, c).permute(0, 4, 1, 2, 3)
+    return context.new_empty(b, c, z, y, x)
 
 
 def _fake_bev_pool_backward(
@@ -104,19 +115,20 @@ def _fake_bev_pool_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    depth, context, *_, cell_of_point, _, _ = inputs
+    depth, context, *_ = inputs
+    cell_of_point = inputs[6]
     ctx.save_for_backward(depth, context, cell_of_point)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     depth_grad, context_grad = _bev_pool_backward(grad, *ctx.saved_tensors)
-    return depth_grad, context_grad, None, None, None, None, None, None, None
+    return depth_grad, context_grad, *[None] * 9
 
 
 _bev_pool = define_op(
     "bev_pool",
-    "(Tensor depth, Tensor context, Tensor cell_start, Tensor point_depth, Tensor point_pixel, Tensor long_cells, "
-    "Tensor cell_of_point, int[] grid_size, int long_cell) -> Tensor",
+    "(Tensor depth, Tensor context, Tensor entry_start, Tensor entries, Tensor column_runs, Tensor long_cells, "
+    "Tensor cell_of_point, int[] grid_size, int long_cell, int min_run, bool channels_last) -> Tensor",
     reference.bev_pool,
     _fake_bev_pool,
 )

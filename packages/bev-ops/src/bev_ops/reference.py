@@ -9,7 +9,7 @@ cells, P = B*N*D*h*w frustum points, M and K boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,59 +26,85 @@ def pool_plan(
     step: Sequence[float],  # x, y, z
     size: Sequence[int],  # X, Y, Z
     long_cell: int,
+    min_run: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sorts frustum points into cells.
 
+    The run of an image column at one depth is the longest stretch of points of one cell under each other, the topmost
+    of equals, if it has at least ``min_run`` points.
+
     Returns:
-        cell_start (B*Z*Y*X + 1,): points of cell i stand at cell_start[i]:cell_start[i + 1] of the next two lists.
-        point_depth (P,): position in the flattened depth tensor, sorted by cell, stable; dropped points at the end.
-        point_pixel (P,): position in the flattened (B, N, h, w) pixels, same order.
-        long_cells (``long_cell_slots`` of P,): cells with more than ``long_cell`` points, filled up with -1.
+        entry_start (2*B*Z*Y*X + 1,): runs of cell i stand at entry_start[i]:entry_start[i + 1] of the next list, its
+            points outside of runs at entry_start[cells + i]:entry_start[cells + i + 1].
+        entries (B*N*D*w + P,): runs, as positions in the flattened column_runs, then single points, as positions in
+            the flattened depth; each by cell, stable; then the numbers of all columns and points that are no entry.
+        column_runs (B, N, D, w): first row of the run of a column, and 65536 times the row after its last; else 0.
+        long_cells (``long_cell_slots`` of the entries,): cells with more than ``long_cell`` entries, filled up with -1.
         cell_of_point (B, N, D, h, w): cell ((b*Z + z)*Y + y)*X + x of each point, -1 where it is dropped.
         All int32.
     """
-    b, n, d, h, w, _ = points.shape
     cell = _cell_of_point(points, lower, step, size)
-    num_cells = b * size[0] * size[1] * size[2]
-    key, order = torch.sort(torch.where(cell < 0, num_cells, cell).flatten(), stable=True)
-    edges = torch.arange(num_cells + 1, dtype=torch.int32, device=points.device)
-    cell_start = torch.searchsorted(key, edges, out_int32=True)
-    pixel = torch.arange(b * n * h * w, dtype=torch.int32, device=points.device).view(b, n, 1, h, w)
-    pixel = pixel.expand(b, n, d, h, w).flatten()[order]
-    return cell_start, order.int(), pixel, _long_cells(cell_start, order.numel(), long_cell), cell
+    num_cells = points.shape[0] * size[0] * size[1] * size[2]
+    run_cell, first, end = _longest_runs(cell, min_run)
+    row = torch.arange(cell.shape[-2], dtype=torch.int32, device=cell.device)[:, None]
+    alone = (cell >= 0) & ((row < first) | (row >= end))
+    column_key = torch.where(end > 0, run_cell, 2 * num_cells).flatten()
+    point_key = torch.where(alone, cell + num_cells, 2 * num_cells).flatten()
+    key, order = torch.sort(torch.cat((column_key, point_key)), stable=True)
+    edges = torch.arange(2 * num_cells + 1, dtype=key.dtype, device=key.device)
+    entry_start = torch.searchsorted(key, edges, out_int32=True)
+    entries = torch.where(order < column_key.numel(), order, order - column_key.numel()).int()
+    column_runs = (first + end * 65536).squeeze(-2)
+    return entry_start, entries, column_runs, _long_cells(entry_start, entries.numel(), long_cell), cell
 
 
-def long_cell_slots(num_points: int, long_cell: int) -> int:
-    """Length of a list that holds every cell with more than ``long_cell`` points, however they fall.
+def long_cell_slots(num_entries: int, long_cell: int) -> int:
+    """Length of a list that holds every cell with more than ``long_cell`` entries, however they fall.
 
     Two more than needed: tracing with dynamic shapes treats lengths of 0 and 1 as constants.
     """
-    return num_points // (long_cell + 1) + 2
+    return num_entries // (long_cell + 1) + 2
 
 
 def bev_pool(
     depth: Tensor,  # (B, N, D, h, w)
     context: Tensor,  # (B, N, C, h, w), same dtype
-    cell_start: Tensor,
-    point_depth: Tensor,
-    point_pixel: Tensor,
+    entry_start: Tensor,
+    entries: Tensor,
+    column_runs: Tensor,
     long_cells: Tensor,
     cell_of_point: Tensor,
     grid_size: Sequence[int],  # X, Y, Z
     long_cell: int,
+    min_run: int,
+    channels_last: bool,
 ) -> Tensor:
-    """Sums depth * context of the points of every cell, in the order of the plan: (B, C, Z, Y, X)."""
+    """Sums depth * context: points of a run from the top, then runs and single points of a cell in order.
+
+    Returns (B, C, Z, Y, X), in memory with the channels innermost if wanted.
+    """
     x, y, z = grid_size
     b, channels = context.shape[0], context.shape[2]
+    cells = b * z * y * x
     rows = _pixel_rows(context)
     weight = depth.reshape(-1).to(rows.dtype)
     cell = cell_of_point.reshape(-1)
-    pooled = rows.new_zeros(b * z * y * x, channels)
-    for part in _slices(int(cell_start[-1]), channels):
-        point = point_depth[part].long()
-        lifted = weight[point, None] * rows[point_pixel[part].long()]
-        pooled.index_add_(0, cell[point].long(), lifted)
-    return pooled.view(b, z, y, x, channels).permute(0, 4, 1, 2, 3).to(context.dtype).contiguous()
+    num_runs, num_entries = entry_start[cells].item(), entry_start[-1].item()
+    first, end = (column_runs & 0xFFFF).unsqueeze(-2), (column_runs >> 16).unsqueeze(-2)
+    run_cell = cell_of_point.gather(-2, first.long())
+    row = torch.arange(depth.shape[-2], device=depth.device)[:, None]
+    in_run = ((row >= first) & (row < end)).flatten()
+    column = _numbers(column_runs).unsqueeze(-2).expand_as(depth).flatten()
+    runs = rows.new_zeros(column_runs.numel(), channels)
+    for point in _parts(torch.nonzero(in_run).squeeze(1), channels):
+        runs.index_add_(0, column[point], _lifted(weight, rows, point, depth.shape))
+    pooled = rows.new_zeros(cells, channels)
+    listed = entries[:num_runs].long()
+    pooled.index_add_(0, run_cell.flatten()[listed].long(), runs[listed])
+    for point in _parts(entries[num_runs:num_entries].long(), channels):
+        pooled.index_add_(0, cell[point].long(), _lifted(weight, rows, point, depth.shape))
+    pooled = pooled.view(b, z, y, x, channels).permute(0, 4, 1, 2, 3).to(context.dtype)
+    return pooled if channels_last else pooled.contiguous()
 
 
 def bev_pool_backward(
@@ -97,9 +123,8 @@ def bev_pool_backward(
     kept = torch.nonzero(cell >= 0).squeeze(1)
     depth_grad = torch.zeros_like(weight)
     rows_grad = torch.zeros_like(rows)
-    for part in _slices(kept.numel(), channels):
-        point = kept[part]
-        pixel = point // (d * h * w) * (h * w) + point % (h * w)
+    for point in _parts(kept, channels):
+        pixel = _pixel_of(point, depth.shape)
         cell_grad = grad_rows[cell[point].long()]
         depth_grad[point] = (cell_grad * rows[pixel]).sum(1)
         rows_grad.index_add_(0, pixel, cell_grad * weight[point, None])
@@ -149,13 +174,38 @@ def _per_axis(points: Tensor, values: Sequence[float]) -> Tensor:
     return torch.stack([points.new_full((), value) for value in values])
 
 
-def _long_cells(cell_start: Tensor, num_points: int, long_cell: int) -> Tensor:
-    slots = long_cell_slots(num_points, long_cell)
-    is_long = cell_start.diff() > long_cell
+def _longest_runs(cell: Tensor, min_run: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every column of (B, N, D, h, w): cell, first row and row after the last of its run; (B, N, D, 1, w) int32."""
+    height = cell.shape[-2]
+    new = torch.ones_like(cell, dtype=torch.bool)
+    new[..., 1:, :] = cell[..., 1:, :] != cell[..., :-1, :]
+    row = torch.arange(height, dtype=torch.int32, device=cell.device)[:, None]
+    first = torch.where(new, row, 0).cummax(dim=-2).values
+    last = torch.ones_like(new)
+    last[..., :-1, :] = new[..., 1:, :]
+    end = torch.where(last, row + 1, height).flip(-2).cummin(dim=-2).values.flip(-2)
+    length = torch.where(cell >= 0, end - first, 0)
+    longest = length.argmax(dim=-2, keepdim=True)
+    run = length.gather(-2, longest) >= min_run
+    return (
+        cell.gather(-2, longest),
+        torch.where(run, first.gather(-2, longest), 0),
+        torch.where(run, end.gather(-2, longest), 0),
+    )
+
+
+def _numbers(points: Tensor) -> Tensor:
+    return torch.arange(points.numel(), device=points.device).view(points.shape)
+
+
+def _long_cells(entry_start: Tensor, num_entries: int, long_cell: int) -> Tensor:
+    slots = long_cell_slots(num_entries, long_cell)
+    runs, points = entry_start.diff().chunk(2)
+    is_long = runs + points > long_cell
     # Other cells are sent to one spare slot at the end, which is cut off.
     slot = torch.where(is_long, is_long.cumsum(0) - 1, slots)
-    cells = torch.arange(is_long.numel(), dtype=torch.int32, device=cell_start.device)
-    listed = torch.full((slots + 1,), -1, dtype=torch.int32, device=cell_start.device)
+    cells = torch.arange(is_long.numel(), dtype=torch.int32, device=entry_start.device)
+    listed = torch.full((slots + 1,), -1, dtype=torch.int32, device=entry_start.device)
     return listed.scatter_(0, slot, cells)[:slots].clone()
 
 
@@ -165,9 +215,18 @@ def _pixel_rows(context: Tensor) -> Tensor:
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
-def _slices(count: int, channels: int) -> Iterator[slice]:
-    length = max(1, _SLICE_NUMBERS // max(1, channels))
-    return (slice(start, min(start + length, count)) for start in range(0, count, length))
+def _pixel_of(point: Tensor, shape: Sequence[int]) -> Tensor:
+    """Number of the pixel of points of (B, N, D, h, w)."""
+    _, _, d, h, w = shape
+    return point // (d * h * w) * (h * w) + point % (h * w)
+
+
+def _lifted(weight: Tensor, rows: Tensor, point: Tensor, shape: Sequence[int]) -> Tensor:
+    return weight[point, None] * rows[_pixel_of(point, shape)]
+
+
+def _parts(points: Tensor, channels: int) -> tuple[Tensor, ...]:
+    return points.split(max(1, _SLICE_NUMBERS // max(1, channels)))
 
 
 def _iou_pairs(a: Tensor, b: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
+struct int2 {
+  int x, y;
+};
+
 struct Index3 {
   unsigned x, y, z;
 };
@@ -211,6 +215,12 @@ V __shfl_xor_sync(unsigned mask, V value, int distance, int width) {
   return emulator::exchange(mask, value, threadIdx.x % 32 ^ distance);
 }
 
+template <typename V>
+V __shfl_down_sync(unsigned mask, V value, int distance, int width) {
+  const int lane = threadIdx.x % 32;
+  return emulator::exchange(mask, value, lane % width + distance < width ? lane + distance : lane);
+}
+
 inline uint4 __ldg(const uint4* source) {
   if (reinterpret_cast<uintptr_t>(source) % 16 != 0) {
     emulator::fault = "a 16-byte load is not aligned";
@@ -218,6 +228,24 @@ inline uint4 __ldg(const uint4* source) {
   uint4 value;
   std::memcpy(&value, source, sizeof(value));
   return value;
+}
+
+inline void __pipeline_memcpy_async(void* target, const void* source, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(source) % bytes != 0 || reinterpret_cast<uintptr_t>(target) % bytes != 0) {
+    emulator::fault = "a copy to shared memory is not aligned";
+  }
+  std::memcpy(target, source, bytes);
+}
+
+inline void __pipeline_commit() {}
+
+inline void __pipeline_wait_prior(int) {}
+
+// Threads run one at a time.
+inline int atomicAdd(int* target, int value) {
+  const int before = *target;
+  *target += value;
+  return before;
 }
 
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }

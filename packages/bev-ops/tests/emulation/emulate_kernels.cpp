@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "cuda/nms_kernels.cuh"
-#include "cuda/pool_kernels.cuh"
+#include "cuda/plan_kernels.cuh"
+#include "cuda/pool_backward.cuh"
+#include "cuda/pool_forward.cuh"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -22,8 +24,12 @@ struct Launcher {
 };
 
 struct PoolSizes {
-  int64_t samples, cameras, bins, channels, pixels, cells;
+  int64_t samples, cameras, bins, channels, height, width, cells;
   int64_t long_cell, long_slots;
+
+  int64_t images() const { return samples * cameras; }
+  int64_t pixels() const { return height * width; }
+  int64_t points() const { return images() * bins * pixels(); }
 };
 
 template <typename T>
@@ -33,9 +39,8 @@ struct AlignedRows {
 
   // Rows of a contiguous (outer, channels, inner) array, as the operators make them.
   AlignedRows(const void* source, int64_t outer, int64_t channels, int64_t inner) {
-    constexpr int kPack = bev_ops::kPackSize<T>;
-    stride = static_cast<int>((channels + kPack - 1) / kPack * kPack);
-    memory.reset(new uint4[std::max<int64_t>(1, outer * inner * stride / kPack)]);
+    stride = bev_ops::padded_channels(channels);
+    memory.reset(new uint4[std::max<int64_t>(1, outer * inner * stride / bev_ops::kPackSize<T>)]);
     std::memset(memory.get(), 0xff, outer * inner * stride * sizeof(T));
     bev_ops::launch_pack_rows(
         bev_ops::PackRowsArgs<T>{static_cast<const T*>(source), data(), outer, inner, static_cast<int>(channels),
@@ -46,35 +51,55 @@ struct AlignedRows {
   T* data() const { return reinterpret_cast<T*>(memory.get()); }
 };
 
+// rows: context as rows of channels; else as it lies in memory. Samples go in passes of `at_once`.
 template <typename T>
-void forward(const PoolSizes& sizes, const void* depth, const void* context, const int32_t* cell_start,
-             const int32_t* point_depth, const int32_t* point_pixel, const int32_t* long_cells, void* out) {
-  const AlignedRows<T> rows(context, sizes.samples * sizes.cameras, sizes.channels, sizes.pixels);
+void forward(const PoolSizes& sizes, bool rows, bool channels_last, int64_t at_once, const void* depth,
+             const void* context, const int32_t* entry_start, const int32_t* entries, const int32_t* column_runs,
+             const int32_t* long_cells, void* out) {
+  const AlignedRows<T> packed(context, sizes.images(), sizes.channels, sizes.pixels());
+  const int64_t stride = packed.stride, pixels = sizes.pixels();
+  const int channels = static_cast<int>(sizes.channels);
   bev_ops::ForwardArgs<T> args{};
   args.depth = static_cast<const T*>(depth);
-  args.rows = rows.data();
-  args.cell_start = cell_start;
-  args.point_depth = point_depth;
-  args.point_pixel = point_pixel;
+  args.context = rows ? bev_ops::ImageView<T>{packed.data(), pixels * stride, 1, sizes.width * stride, stride,
+                                              channels, true}
+                      : bev_ops::ImageView<T>{static_cast<const T*>(context), channels * pixels, pixels, sizes.width,
+                                              1, channels, false};
+  args.entry_start = entry_start;
+  args.entries = entries;
+  args.column_runs = column_runs;
   args.long_cells = long_cells;
   args.out = static_cast<T*>(out);
-  args.samples = sizes.samples;
+  args.cells = sizes.samples * sizes.cells;
   args.cells_per_sample = sizes.cells;
-  args.channels = static_cast<int>(sizes.channels);
-  args.stride = rows.stride;
+  args.cameras = static_cast<int>(sizes.cameras);
+  args.bins = static_cast<int>(sizes.bins);
+  args.height = static_cast<int>(sizes.height);
+  args.width = static_cast<int>(sizes.width);
+  args.channels = channels;
+  args.stride = packed.stride;
   args.long_cell = static_cast<int>(sizes.long_cell);
   args.long_slots = static_cast<int>(sizes.long_slots);
-  bev_ops::launch_forward(args, Launcher{});
+  args.channels_last = channels_last;
+  args.shape = bev_ops::row_shape<T>(args.stride);
+  const int64_t run_numbers = sizes.images() * sizes.bins * sizes.width * stride;
+  const std::unique_ptr<uint4[]> runs(new uint4[run_numbers * sizeof(bev_ops::SumOf<T>) / sizeof(uint4) + 1]);
+  std::memset(runs.get(), 0xff, run_numbers * sizeof(bev_ops::SumOf<T>));
+  args.runs = reinterpret_cast<bev_ops::SumOf<T>*>(runs.get());
+  for (args.first_sample = 0; args.first_sample < sizes.samples; args.first_sample += args.samples) {
+    args.samples = std::min(at_once, sizes.samples - args.first_sample);
+    bev_ops::launch_sum_runs(args, Launcher{});
+    bev_ops::launch_sum_cells(args, Launcher{});
+  }
 }
 
 template <typename T>
 void backward(const PoolSizes& sizes, const void* grad, const void* depth, const void* context,
               const int32_t* cell_of_point, void* depth_grad, void* context_grad) {
-  const int64_t images = sizes.samples * sizes.cameras, points = images * sizes.bins * sizes.pixels;
   const AlignedRows<T> grad_rows(grad, sizes.samples, sizes.channels, sizes.cells);
-  const AlignedRows<T> rows(context, images, sizes.channels, sizes.pixels);
-  const int slices = bev_ops::slice_channels<T>(rows.stride).count;
-  std::vector<bev_ops::SumOf<T>> partial(slices > 1 ? slices * points : 0, NAN);
+  const AlignedRows<T> rows(context, sizes.images(), sizes.channels, sizes.pixels());
+  const int slices = bev_ops::row_shape<T>(rows.stride).slices;
+  std::vector<bev_ops::SumOf<T>> partial(slices > 1 ? slices * sizes.points() : 0, NAN);
   bev_ops::BackwardArgs<T> args{};
   args.grad_rows = grad_rows.data();
   args.depth = static_cast<const T*>(depth);
@@ -83,15 +108,42 @@ void backward(const PoolSizes& sizes, const void* grad, const void* depth, const
   args.depth_grad = static_cast<T*>(depth_grad);
   args.partial = slices > 1 ? partial.data() : nullptr;
   args.context_grad = static_cast<T*>(context_grad);
-  args.images = images;
-  args.pixels = sizes.pixels;
+  args.images = sizes.images();
   args.bins = static_cast<int>(sizes.bins);
+  args.height = static_cast<int>(sizes.height);
+  args.width = static_cast<int>(sizes.width);
   args.channels = static_cast<int>(sizes.channels);
   args.stride = rows.stride;
   bev_ops::launch_backward(args, Launcher{});
   if (slices > 1) {
-    bev_ops::launch_sum_slices(bev_ops::SumSlicesArgs<T>{partial.data(), args.depth_grad, points, slices}, Launcher{});
+    bev_ops::launch_sum_slices(bev_ops::SumSlicesArgs<T>{partial.data(), args.depth_grad, sizes.points(), slices},
+                               Launcher{});
   }
+}
+
+// The kernels around the sort, which is cub's on a GPU.
+void plan(bev_ops::PlanArgs args, int32_t* entries) {
+  const Launcher launch;
+  const auto blocks = [](int64_t threads) {
+    return GridSize{(threads + bev_ops::kThreads - 1) / bev_ops::kThreads, 1, 1};
+  };
+  const int64_t count = args.columns + args.count;
+  std::vector<uint32_t> keys(count), sorted(count);
+  std::vector<int32_t> numbers(count), order(count);
+  args.keys = keys.data();
+  args.numbers = numbers.data();
+  args.sorted = sorted.data();
+  launch(bev_ops::find_cells, blocks(args.count), 0, args);
+  launch(bev_ops::find_runs, blocks(args.columns), 0, args);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return keys[a] < keys[b]; });
+  for (int64_t i = 0; i < count; ++i) {
+    sorted[i] = keys[order[i]];
+    entries[i] = numbers[order[i]];
+  }
+  launch(bev_ops::find_starts, blocks(2 * args.cells + 1), 0, args);
+  launch(bev_ops::list_long_cells, blocks(args.cells), 0, args);
+  std::sort(args.long_cells, args.long_cells + *args.long_count);
 }
 
 template <typename T, typename Test>
@@ -137,12 +189,48 @@ void with_type(int dtype, const Body& body) {
 
 extern "C" {
 
-const char* emulate_forward(int order, int dtype, const PoolSizes* sizes, const void* depth, const void* context,
-                            const int32_t* cell_start, const int32_t* point_depth, const int32_t* point_pixel,
-                            const int32_t* long_cells, void* out) {
+const char* emulate_plan(int order, const float* points, const int64_t* shape, const float* lower, const float* step,
+                         const int64_t* size, int64_t long_cell, int64_t long_slots, int64_t min_run,
+                         int32_t* entry_start, int32_t* entries, int32_t* column_runs, int32_t* long_cells,
+                         int32_t* cell_of_point) {
+  return guarded(order, [&] {
+    bev_ops::PlanArgs args{};
+    args.points = points;
+    args.count = shape[0] * shape[1] * shape[2] * shape[3] * shape[4];
+    for (int axis = 0; axis < 3; ++axis) {
+      args.lower[axis] = lower[axis];
+      args.step[axis] = step[axis];
+      args.size[axis] = static_cast<float>(size[axis]);
+    }
+    args.points_per_sample = args.count / shape[0];
+    args.columns = args.count / shape[3];
+    args.cells_per_sample = size[0] * size[1] * size[2];
+    args.cells = shape[0] * args.cells_per_sample;
+    args.height = static_cast<int>(shape[3]);
+    args.width = static_cast<int>(shape[4]);
+    args.grid_width = static_cast<int>(size[0]);
+    args.grid_height = static_cast<int>(size[1]);
+    int32_t long_count = -1;
+    args.long_count = &long_count;
+    args.long_cells = long_cells;
+    args.long_cell = static_cast<int>(long_cell);
+    args.long_slots = static_cast<int>(long_slots);
+    args.min_run = static_cast<int>(min_run);
+    args.entry_start = entry_start;
+    args.column_runs = column_runs;
+    args.cell_of_point = cell_of_point;
+    plan(args, entries);
+  });
+}
+
+const char* emulate_forward(int order, int dtype, const PoolSizes* sizes, bool rows, bool channels_last,
+                            int64_t at_once, const void* depth, const void* context, const int32_t* entry_start,
+                            const int32_t* entries, const int32_t* column_runs, const int32_t* long_cells,
+                            void* out) {
   return guarded(order, [&] {
     with_type(dtype, [&](auto type) {
-      forward<decltype(type)>(*sizes, depth, context, cell_start, point_depth, point_pixel, long_cells, out);
+      forward<decltype(type)>(*sizes, rows, channels_last, at_once, depth, context, entry_start, entries, column_runs,
+                              long_cells, out);
     });
   });
 }

@@ -28,6 +28,7 @@ struct PoolShape {
   int64_t pixels_per_image() const { return height * width; }
   int64_t images() const { return samples * cameras; }
   int64_t pixels() const { return images() * pixels_per_image(); }
+  int64_t columns() const { return images() * bins * width; }
   int64_t cells() const { return samples * cells_per_sample; }
 };
 
@@ -49,6 +50,17 @@ inline void check_table(const Tensor& table, int64_t numel, const char* name) {
 
 // Length of the list of long cells; see reference.py.
 inline int64_t long_cell_slots(int64_t num_points, int64_t long_cell) { return num_points / (long_cell + 1) + 2; }
+
+// Memory for the result of pooling: (B, C, Z, Y, X), contiguous or with the channels innermost.
+inline Tensor pooled_like(const Tensor& context, const std::vector<int64_t>& grid_size, bool channels_last,
+                          ScalarType dtype) {
+  const int64_t samples = context.size(0), channels = context.size(2);
+  if (!channels_last) {
+    return empty_on(context, {samples, channels, grid_size[2], grid_size[1], grid_size[0]}, dtype);
+  }
+  const Tensor memory = empty_on(context, {samples, grid_size[2], grid_size[1], grid_size[0], channels}, dtype);
+  return torch::stable::transpose(torch::stable::transpose(torch::stable::transpose(memory, 3, 4), 2, 3), 1, 2);
+}
 
 inline bool is_channels_last(const Tensor& t, int64_t channel_dim) {
   // Walks the dimensions from the innermost of (outer..., inner..., C) outwards. Dimensions of size 1 have any stride.

@@ -28,10 +28,22 @@ struct Grid {
 };
 
 struct PlanTables {
-  int32_t* cell_start;
-  int32_t* point_depth;
-  int32_t* point_pixel;
+  int32_t* entry_start;
+  int32_t* entries;
+  int32_t* column_runs;
   int32_t* cell_of_point;
+};
+
+// Which columns and points are entries: the cell of a column's run, cells + cell of a point by itself, 2 * cells of all
+// others; first those of every column, then those of every point.
+struct Keys {
+  std::vector<int32_t> values;
+  int64_t columns, cells;
+  int32_t nowhere() const { return static_cast<int32_t>(2 * cells); }
+};
+
+struct Rows {
+  int64_t first, end;
 };
 
 void find_cells(const float* points, int64_t count, int64_t points_per_sample, const Grid& grid, int32_t* cell) {
@@ -43,36 +55,60 @@ void find_cells(const float* points, int64_t count, int64_t points_per_sample, c
   });
 }
 
-void count_cells(int64_t count, int64_t num_cells, const PlanTables& tables) {
-  std::fill(tables.cell_start, tables.cell_start + num_cells + 1, 0);
-  for (int64_t p = 0; p < count; ++p) {
-    if (tables.cell_of_point[p] >= 0) {
-      ++tables.cell_start[tables.cell_of_point[p] + 1];
+// Rows of the longest stretch of points of one cell down a column, the topmost of equals; none if too short.
+Rows longest_run(const int32_t* cell_of_point, int64_t height, int64_t width, int64_t min_run) {
+  Rows best{0, 0};
+  int64_t start = 0;
+  int32_t before = -1;
+  for (int64_t row = 0; row < height; ++row) {
+    const int32_t cell = cell_of_point[row * width];
+    start = cell == before ? start : row;
+    before = cell;
+    if (cell >= 0 && row + 1 - start > best.end - best.first) {
+      best = {start, row + 1};
     }
   }
-  for (int64_t cell = 0; cell < num_cells; ++cell) {
-    tables.cell_start[cell + 1] += tables.cell_start[cell];
+  return best.end - best.first < min_run ? Rows{0, 0} : best;
+}
+
+void find_runs(int64_t column, int64_t height, int64_t width, int64_t min_run, const PlanTables& tables, Keys& keys) {
+  const int64_t first = column / width * height * width + column % width;
+  const int32_t* cell_of_point = tables.cell_of_point + first;
+  const Rows run = longest_run(cell_of_point, height, width, min_run);
+  tables.column_runs[column] = static_cast<int32_t>(run.first | run.end << 16);
+  keys.values[column] = run.end == 0 ? keys.nowhere() : cell_of_point[run.first * width];
+  for (int64_t row = 0; row < height; ++row) {
+    const int32_t cell = cell_of_point[row * width];
+    const bool alone = cell >= 0 && (row < run.first || row >= run.end);
+    keys.values[keys.columns + first + row * width] = alone ? static_cast<int32_t>(keys.cells + cell) : keys.nowhere();
   }
 }
 
-void sort_points(int64_t images, int64_t bins, int64_t pixels, int64_t num_cells, const PlanTables& tables) {
-  std::vector<int32_t> next(tables.cell_start, tables.cell_start + num_cells + 1);
-  for (int64_t image = 0, p = 0; image < images; ++image) {
-    for (int64_t bin = 0; bin < bins; ++bin) {
-      for (int64_t pixel = 0; pixel < pixels; ++pixel, ++p) {
-        const int32_t cell = tables.cell_of_point[p];
-        const int32_t slot = next[cell < 0 ? num_cells : cell]++;
-        tables.point_depth[slot] = static_cast<int32_t>(p);
-        tables.point_pixel[slot] = static_cast<int32_t>(image * pixels + pixel);
-      }
+void count_entries(const Keys& keys, int32_t* entry_start) {
+  std::fill(entry_start, entry_start + 2 * keys.cells + 1, 0);
+  for (const int32_t key : keys.values) {
+    if (key != keys.nowhere()) {
+      ++entry_start[key + 1];
     }
+  }
+  for (int64_t key = 0; key < 2 * keys.cells; ++key) {
+    entry_start[key + 1] += entry_start[key];
   }
 }
 
-void list_long_cells(const int32_t* cell_start, int64_t num_cells, int64_t long_cell, int32_t* list, int64_t slots) {
+void sort_entries(const Keys& keys, const PlanTables& tables) {
+  std::vector<int32_t> next(tables.entry_start, tables.entry_start + 2 * keys.cells + 1);
+  const auto count = static_cast<int64_t>(keys.values.size());
+  for (int64_t i = 0; i < count; ++i) {
+    tables.entries[next[keys.values[i]]++] = static_cast<int32_t>(i < keys.columns ? i : i - keys.columns);
+  }
+}
+
+void list_long_cells(const int32_t* entry_start, int64_t cells, int64_t long_cell, int32_t* list, int64_t slots) {
   int64_t used = 0;
-  for (int64_t cell = 0; cell < num_cells; ++cell) {
-    if (cell_start[cell + 1] - cell_start[cell] > long_cell) {
+  for (int64_t cell = 0; cell < cells; ++cell) {
+    const int64_t runs = entry_start[cell + 1] - entry_start[cell];
+    if (runs + entry_start[cells + cell + 1] - entry_start[cells + cell] > long_cell) {
       list[used++] = static_cast<int32_t>(cell);
     }
   }
@@ -83,7 +119,7 @@ int32_t* data_of(const Tensor& table) { return static_cast<int32_t*>(table.data_
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pool_plan(const Tensor& points, std::vector<double> lower,
                                                              std::vector<double> step, std::vector<int64_t> size,
-                                                             int64_t long_cell) {
+                                                             int64_t long_cell, int64_t min_run) {
   STD_TORCH_CHECK(points.dim() == 6 && points.scalar_type() == ScalarType::Float, "points must be float32 with 6 dims");
   Grid grid{{}, {}, {}, size[0], size[1], size[2]};
   for (int axis = 0; axis < 3; ++axis) {
@@ -91,20 +127,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pool_plan(const Tensor& point
     grid.step[axis] = static_cast<float>(step[axis]);
     grid.size[axis] = static_cast<float>(size[axis]);
   }
-  const int64_t samples = points.size(0), images = samples * points.size(1), bins = points.size(2);
-  const int64_t pixels = points.size(3) * points.size(4), count = images * bins * pixels;
-  const int64_t num_cells = samples * grid.cells(), slots = long_cell_slots(count, long_cell);
-  const auto table = [&](std::vector<int64_t> shape) { return empty_on(points, shape, ScalarType::Int); };
-  const Tensor start = table({num_cells + 1}), depth = table({count}), pixel = table({count}), crowded = table({slots});
-  const Tensor cells = table({samples, points.size(1), bins, points.size(3), points.size(4)});
-  const PlanTables tables{data_of(start), data_of(depth), data_of(pixel), data_of(cells)};
+  const int64_t samples = points.size(0), height = points.size(3), width = points.size(4);
+  STD_TORCH_CHECK(height < 32768, "a plan takes fewer than 32768 feature rows, got ", height);
+  const int64_t count = points.numel() / 3, columns = count == 0 ? 0 : count / height, cells = samples * grid.cells();
+  const std::vector<int64_t> shape = {samples, points.size(1), points.size(2), height, width};
+  const auto table = [&](std::vector<int64_t> sizes) { return empty_on(points, sizes, ScalarType::Int); };
+  const Tensor start = table({2 * cells + 1}), entries = table({columns + count});
+  const Tensor runs = table({shape[0], shape[1], shape[2], width}), cell_of_point = table(shape);
+  const Tensor crowded = table({long_cell_slots(columns + count, long_cell)});
+  const PlanTables tables{data_of(start), data_of(entries), data_of(runs), data_of(cell_of_point)};
   const Tensor source = torch::stable::contiguous(points);
-  const int64_t points_per_sample = std::max<int64_t>(1, samples == 0 ? 1 : count / samples);
-  find_cells(static_cast<const float*>(source.data_ptr()), count, points_per_sample, grid, tables.cell_of_point);
-  count_cells(count, num_cells, tables);
-  sort_points(images, bins, pixels, num_cells, tables);
-  list_long_cells(tables.cell_start, num_cells, long_cell, data_of(crowded), slots);
-  return {start, depth, pixel, crowded, cells};
+  find_cells(static_cast<const float*>(source.data_ptr()), count, count == 0 ? 1 : count / samples, grid,
+             tables.cell_of_point);
+  Keys keys{std::vector<int32_t>(columns + count), columns, cells};
+  torch::stable::parallel_for(0, columns, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; ++column) {
+      find_runs(column, height, width, min_run, tables, keys);
+    }
+  });
+  count_entries(keys, tables.entry_start);
+  sort_entries(keys, tables);
+  list_long_cells(tables.entry_start, cells, long_cell, data_of(crowded), crowded.numel());
+  return {start, entries, runs, crowded, cell_of_point};
 }
 
 }  // namespace

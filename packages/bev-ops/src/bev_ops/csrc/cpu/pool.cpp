@@ -1,7 +1,7 @@
 // Lift-splat pooling on the CPU, forward and backward.
 //
 // Sums are vectorised over channels and threaded over cells (forward) or pixels (backward). Every output has one owner
-// that adds its points in the order of the plan, so the result does not depend on the number of threads. Sums are taken
+// that adds its entries in the order of the plan, so the result does not depend on the number of threads. Sums are taken
 // in float32 or float64; float16 and bfloat16 are converted on the way in and out.
 #include "rows.h"
 #include "simd.h"
@@ -24,36 +24,74 @@ struct ForwardArgs {
   PoolShape shape;
   const T* depth;
   Rows<T> context;
-  const int32_t* cell_start;
-  const int32_t* point_depth;
-  const int32_t* point_pixel;
-  T* out;  // (B, C, Z, Y, X)
+  const int32_t* entry_start;
+  const int32_t* entries;
+  const int32_t* column_runs;
+  T* out;  // (B, C, Z, Y, X), or with the channels innermost
+  bool channels_last;
+
+  const T* row_of(int32_t point) const {
+    const auto pixels = static_cast<uint32_t>(shape.pixels_per_image());
+    const auto number = static_cast<uint32_t>(point);
+    return context.row(static_cast<int64_t>(number / (static_cast<uint32_t>(shape.bins) * pixels)) * pixels +
+                       number % pixels);
+  }
 };
 
-// Sums `Width` channels of the points of one cell.
+// Entries of one cell.
+struct CellEntries {
+  int64_t runs, runs_end, points, points_end;
+
+  CellEntries(const int32_t* entry_start, int64_t cells, int64_t cell)
+      : runs(entry_start[cell]), runs_end(entry_start[cell + 1]), points(entry_start[cells + cell]),
+        points_end(entry_start[cells + cell + 1]) {}
+
+  bool empty() const { return runs == runs_end && points == points_end; }
+};
+
+// Sums `Width` channels down the run of one column at one depth.
 template <int Width, typename T>
-void sum_points(const ForwardArgs<T>& args, int64_t begin, int64_t end, int64_t channel, T* out) {
+Simd<T, Width> sum_run(const ForwardArgs<T>& args, uint32_t column, int64_t channel) {
+  const int64_t width = args.shape.width, pixels = args.shape.pixels_per_image();
+  const uint32_t bin = column / static_cast<uint32_t>(width), image = bin / static_cast<uint32_t>(args.shape.bins);
+  const int32_t run = args.column_runs[column], first = run & 0xffff, end = run >> 16;
+  const int64_t pixel = first * width + column % static_cast<uint32_t>(width), step = width * args.context.stride;
+  const T* weight = args.depth + bin * pixels + pixel;
+  const T* row = args.context.row(image * pixels + pixel) + channel;
   auto sum = Simd<T, Width>::zero();
-  for (int64_t p = begin; p < end; ++p) {
-    sum.add_scaled(args.depth[args.point_depth[p]],
-                   Simd<T, Width>::load(args.context.row(args.point_pixel[p]) + channel));
+  for (int32_t i = 0; i < end - first; ++i) {
+    sum.add_scaled(weight[i * width], Simd<T, Width>::load(row + i * step));
+  }
+  return sum;
+}
+
+// Sums `Width` channels of the entries of one cell.
+template <int Width, typename T>
+void sum_entries(const ForwardArgs<T>& args, const CellEntries& entries, int64_t channel, T* out) {
+  auto sum = Simd<T, Width>::zero();
+  for (int64_t i = entries.runs; i < entries.runs_end; ++i) {
+    sum.add(sum_run<Width>(args, static_cast<uint32_t>(args.entries[i]), channel));
+  }
+  for (int64_t i = entries.points; i < entries.points_end; ++i) {
+    const int32_t point = args.entries[i];
+    sum.add_scaled(args.depth[point], Simd<T, Width>::load(args.row_of(point) + channel));
   }
   sum.store(out + channel);
 }
 
 template <typename T>
 void sum_cell(const ForwardArgs<T>& args, int64_t cell, T* out) {
-  const int64_t begin = args.cell_start[cell], end = args.cell_start[cell + 1];
-  if (begin == end) {
+  const CellEntries entries(args.entry_start, args.shape.cells(), cell);
+  if (entries.empty()) {
     std::fill(out, out + args.context.stride, T(0));
     return;
   }
   int64_t channel = 0;
   for (; channel + kWideBlock <= args.context.stride; channel += kWideBlock) {
-    sum_points<kWideBlock>(args, begin, end, channel, out);
+    sum_entries<kWideBlock>(args, entries, channel, out);
   }
   for (; channel < args.context.stride; channel += kBlock) {
-    sum_points<kBlock>(args, begin, end, channel, out);
+    sum_entries<kBlock>(args, entries, channel, out);
   }
 }
 
@@ -66,19 +104,28 @@ void pool_tile(const ForwardArgs<T>& args, int64_t tile, std::vector<T>& scratch
   for (int64_t i = 0; i < count; ++i) {
     sum_cell(args, sample * shape.cells_per_sample + first + i, scratch.data() + i * args.context.stride);
   }
+  if (args.channels_last) {
+    for (int64_t i = 0; i < count; ++i) {
+      const T* row = scratch.data() + i * args.context.stride;
+      std::copy(row, row + shape.channels, args.out + (sample * shape.cells_per_sample + first + i) * shape.channels);
+    }
+    return;
+  }
   unpack_tile(scratch.data(), args.context.stride, shape.channels, shape.cells_per_sample, count,
               args.out + sample * shape.channels * shape.cells_per_sample + first);
 }
 
-// Ends of `parts` runs of tiles with about the same work: a cell costs its points and a little for itself.
-std::vector<int64_t> balanced_tiles(const int32_t* cell_start, const PoolShape& shape, int64_t parts) {
+// Ends of `parts` stretches of tiles with about the same work: a cell costs its entries and a little for itself, a run as
+// much as half of its image column.
+std::vector<int64_t> balanced_tiles(const int32_t* entry_start, const PoolShape& shape, int64_t parts) {
   const int64_t tiles_per_sample = (shape.cells_per_sample + kTile - 1) / kTile;
   const int64_t tiles = shape.samples * tiles_per_sample;
   const auto work_before = [&](int64_t tile) {
     const int64_t sample = tile / tiles_per_sample;
     const int64_t cell = sample * shape.cells_per_sample +
                          std::min(tile % tiles_per_sample * kTile, shape.cells_per_sample);
-    return cell_start[cell] + 2 * cell;
+    const int64_t points = entry_start[shape.cells() + cell] - entry_start[shape.cells()];
+    return entry_start[cell] * (shape.height / 2 + 1) + points + 2 * cell;
   };
   std::vector<int64_t> ends;
   for (int64_t part = 1; part <= parts; ++part) {
@@ -96,7 +143,7 @@ std::vector<int64_t> balanced_tiles(const int32_t* cell_start, const PoolShape& 
 template <typename T>
 void pool_forward(const ForwardArgs<T>& args) {
   const int64_t parts = std::max<int64_t>(1, torch::stable::get_num_threads());
-  const std::vector<int64_t> ends = balanced_tiles(args.cell_start, args.shape, parts);
+  const std::vector<int64_t> ends = balanced_tiles(args.entry_start, args.shape, parts);
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(kTile * args.context.stride);
     for (int64_t tile = begin == 0 ? 0 : ends[begin - 1]; tile < ends[end - 1]; ++tile) {
@@ -168,25 +215,25 @@ void pool_backward(const BackwardArgs<T>& args) {
 // ---- operators ----------------------------------------------------------------------------------
 
 template <typename T>
-void run_forward(const PoolShape& shape, const Tensor& depth, const Tensor& context, const Tensor& cell_start,
-                 const Tensor& point_depth, const Tensor& point_pixel, const Tensor& out) {
+void run_forward(const PoolShape& shape, const Tensor& depth, const Tensor& context, const Tensor& entry_start,
+                 const Tensor& entries, const Tensor& column_runs, const Tensor& out, bool channels_last) {
   const Tensor weights = torch::stable::contiguous(depth);
   pool_forward<T>({shape, static_cast<const T*>(weights.data_ptr()), channel_rows<T>(context, 2),
-                   table_data(cell_start), table_data(point_depth), table_data(point_pixel),
-                   static_cast<T*>(out.data_ptr())});
+                   table_data(entry_start), table_data(entries), table_data(column_runs),
+                   static_cast<T*>(out.data_ptr()), channels_last});
 }
 
-Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& cell_start, const Tensor& point_depth,
-                const Tensor& point_pixel, const Tensor& long_cells, const Tensor& cell_of_point,
-                std::vector<int64_t> grid_size, int64_t long_cell) {
+Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& entry_start, const Tensor& entries,
+                const Tensor& column_runs, const Tensor& long_cells, const Tensor& cell_of_point,
+                std::vector<int64_t> grid_size, int64_t long_cell, int64_t min_run, bool channels_last) {
   const PoolShape shape = pool_shape(depth, context, grid_size[0] * grid_size[1] * grid_size[2]);
-  check_table(cell_start, shape.cells() + 1, "cell_start");
-  check_table(point_depth, depth.numel(), "point_depth");
-  check_table(point_pixel, depth.numel(), "point_pixel");
+  check_table(entry_start, 2 * shape.cells() + 1, "entry_start");
+  check_table(column_runs, shape.columns(), "column_runs");
+  check_table(entries, shape.columns() + depth.numel(), "entries");
   const ScalarType type = sum_type(context.scalar_type());
-  Tensor out = empty_on(context, {shape.samples, shape.channels, grid_size[2], grid_size[1], grid_size[0]}, type);
+  const Tensor out = pooled_like(context, grid_size, channels_last, type);
   const auto run = type == ScalarType::Double ? run_forward<double> : run_forward<float>;
-  run(shape, converted(depth, type), converted(context, type), cell_start, point_depth, point_pixel, out);
+  run(shape, converted(depth, type), converted(context, type), entry_start, entries, column_runs, out, channels_last);
   return converted(out, context.scalar_type());
 }
 

@@ -56,6 +56,13 @@ class Simd {
     }
   }
 
+  void add(const Simd& other) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kCount; ++i) {
+      vectors_[i] += other.vectors_[i];
+    }
+  }
+
   // this += weight * other
   void add_scaled(T weight, const Simd& other) {
 #pragma GCC unroll 32

@@ -13,6 +13,10 @@
 #include <cstring>
 #include <type_traits>
 
+#ifdef __CUDACC__
+#include <cuda_pipeline.h>
+#endif
+
 namespace bev_ops {
 
 #ifdef __CUDACC__
@@ -32,7 +36,7 @@ template <typename T>
 constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
 
 template <typename T>
-struct Pack {
+struct alignas(16) Pack {
   T values[kPackSize<T>];
 };
 
@@ -43,6 +47,13 @@ __device__ Pack<T> load_pack(const T* source) {
   static_assert(sizeof(pack) == sizeof(raw), "a pack is one 16-byte load");
   memcpy(&pack, &raw, sizeof(raw));
   return pack;
+}
+
+template <typename T>
+__device__ void store_pack(T* target, const Pack<T>& pack) {
+  uint4 raw;
+  memcpy(&raw, &pack, sizeof(raw));
+  *reinterpret_cast<uint4*>(target) = raw;
 }
 
 __device__ inline float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
