@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bev_zoo import CheckpointError, Detector, create_model, get_recipe, load_checkpoint
+from bev_zoo.create import meta_model
 
 from .published import PUBLISHED_SYSTEMS, Published, matched_boxes
 
@@ -75,9 +76,8 @@ def test_every_system_is_a_recipe() -> None:
 @pytest.mark.parametrize("name", PUBLISHED_SYSTEMS)
 def test_manifests_load_with_nothing_left_over(reference: Path, name: str) -> None:
     manifest = Published(reference, "forward", name).manifest
-    with torch.device("meta"):  # names and shapes only
-        model = Detector(get_recipe(name))
-        load_checkpoint(model, {key: torch.empty(shape) for key, shape in manifest.items()})
+    model = meta_model(get_recipe(name))
+    load_checkpoint(model, {key: torch.empty(shape, device="meta") for key, shape in manifest.items()})
     derived = sum(key.endswith("relative_position_index") for key in manifest)
     assert len(model.state_dict()) == len(manifest) - derived
 

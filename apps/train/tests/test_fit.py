@@ -197,15 +197,27 @@ def test_non_finite_loss_names_terms_and_samples(tiny_options, tiny_run) -> None
         tiny_run(tiny_options(), poison_at=3)
 
 
-def test_non_finite_gradient_names_parameters(tiny_options, tiny_run, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("gradient", "told"),
+    [
+        (float("inf"), r"the gradient is not finite at step 0 \(in layers\.2\.bias; samples token\d, token\d\)"),
+        (
+            1e30,
+            r"the norm of the gradient is not finite at step 0 \(up to 1e\+30 in layers\.2\.bias; samples token",
+        ),
+    ],
+)
+def test_a_gradient_without_a_norm_names_parameters_and_samples(
+    tiny_options, tiny_run, monkeypatch, gradient: float, told: str
+) -> None:
     step = TrainingModule.training_step
 
     def overflowing_step(self, *args):
-        self.model.layers[2].bias.register_hook(lambda gradient: gradient * float("inf"))
+        self.model.layers[2].bias.register_hook(lambda found: torch.full_like(found, gradient))
         return step(self, *args)
 
     monkeypatch.setattr(TrainingModule, "training_step", overflowing_step)
-    with pytest.raises(NonFiniteError, match=r"gradient is not finite at step 0 \(in layers\.2\.bias\)"):
+    with pytest.raises(NonFiniteError, match=told):
         tiny_run(tiny_options())
 
 

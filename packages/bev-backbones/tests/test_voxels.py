@@ -61,6 +61,21 @@ def test_checkpointing_changes_memory_not_gradients() -> None:
     torch.testing.assert_close(gradients(True), gradients(False))
 
 
+def test_checkpointing_the_neck_changes_memory_not_gradients() -> None:
+    def gradients(checkpointing: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        neck = VoxelFpn(24, 7, checkpointing=checkpointing)
+        maps = [torch.randn(2, c, 8 // s, 12 // s, 4 // s, requires_grad=True) for c, s in ((6, 1), (8, 2), (10, 4))]
+        fused = neck(maps)
+        fused.square().sum().backward()
+        runs.append(int(neck.fuse[1].num_batches_tracked))
+        return [fused.detach(), *(m.grad for m in maps), *(p.grad for p in neck.parameters())]
+
+    runs: list[int] = []
+    torch.testing.assert_close(gradients(True), gradients(False), rtol=0, atol=0)
+    assert runs == [2, 1]  # the recomputation counts, as published
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_the_neck_fuses_the_upsampled_maps(training: bool) -> None:
     neck = VoxelFpn(24, 7).train(training)

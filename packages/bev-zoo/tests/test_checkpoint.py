@@ -17,6 +17,7 @@ from bev_zoo import (
     read_recipe_name,
     save_checkpoint,
 )
+from bev_zoo.checkpoint import published_to_our_name
 
 SIZE = (64, 96)
 
@@ -101,6 +102,19 @@ def test_unreadable_files_are_named(
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(model, path)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("published", "ours"),
+    [
+        ("img_backbone.layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"),
+        ("img_backbone.stages.0.downsample.norm.bias", "backbone.stages.1.downsample.norm.bias"),
+        ("img_backbone.stages.0.blocks.1.attn.w_msa.relative_position_index", None),
+        ("pts_bbox_head.task_heads.2.rot.0.conv.weight", "head.task_heads.2.yaw.0.conv.weight"),
+    ],
+)
+def test_published_names(published: str, ours: str | None) -> None:
+    assert published_to_our_name(published) == ours
 
 
 def test_a_truncated_published_file_is_named(model: Detector, tmp_path: Path) -> None:

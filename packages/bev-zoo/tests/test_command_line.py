@@ -17,8 +17,9 @@ import bev_lss
 import bev_nuscenes
 import bev_ops
 import bev_zoo
-from bev_zoo import Detector, create_model, list_recipes, load_checkpoint, read_input_size, read_recipe_name
+from bev_zoo import create_model, get_recipe, list_recipes, load_checkpoint, read_input_size, read_recipe_name
 from bev_zoo.__main__ import main
+from bev_zoo.create import meta_model
 from bev_zoo.show import UNITS
 from bev_zoo.table import RecipeSummary, summaries, summary
 
@@ -91,13 +92,8 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[1]["published"]["map_after"] == 41.1
     assert rows[4]["published"] is None
     for row in rows:
-        assert row["parameters"] == sum(p.numel() for p in create_on_meta(row["name"]).parameters())
+        assert row["parameters"] == sum(p.numel() for p in meta_model(get_recipe(row["name"])).parameters())
         assert sum(row["flops_per_stage"].values()) == row["flops"]
-
-
-def create_on_meta(name: str) -> Detector:
-    with torch.device("meta"):
-        return create_model(name)
 
 
 @pytest.mark.usefixtures("tiny_systems_only")

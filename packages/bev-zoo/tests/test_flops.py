@@ -10,7 +10,8 @@ import torch
 
 from bev_lss import CameraRig
 from bev_zoo import Detector, Recipe, SwinOptions, count_flops, create_model, get_recipe
-from bev_zoo.flops import StageFlops, flop_counter, meta_model
+from bev_zoo.create import meta_model
+from bev_zoo.flops import StageFlops, flop_counter
 
 SIZE = (64, 96)
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from bev_lss import CameraRig
-from bev_zoo import Detections, Detector, Stream, StreamOrderError, create_model
+from bev_ops import BevGrid
+from bev_zoo import Detections, Detector, Recipe, Stream, StreamOrderError, create_model, get_recipe
 
 SIZE = (64, 96)
-FRAMES = 8
+FRAMES = 6  # the last two have a full history
 HISTORY = 3
 TEMPORAL = ("bevdet-tiny-4d", "bevdet-tiny-stereo")
 
@@ -63,12 +64,22 @@ def _camera(yaw: float) -> torch.Tensor:
     return pose
 
 
+def make_recipe(name: str, history: int = HISTORY) -> Recipe:
+    """A temporal system with few frames, small images and coarse maps."""
+    recipe = get_recipe(name)
+    grid = BevGrid(x=(-51.2, 51.2, 3.2), y=(-51.2, 51.2, 3.2), z=(-5.0, 3.0, 8.0))
+    return dataclasses.replace(
+        recipe,
+        input_size=SIZE,
+        view=dataclasses.replace(recipe.view, grid=grid),
+        temporal=dataclasses.replace(recipe.temporal, history=history, align="after"),
+    )
+
+
 def make_model(name: str, history: int = HISTORY) -> Detector:
-    """A temporal system with few frames and small images; batch norms are given something to do."""
+    """Batch norms are given something to do."""
     torch.manual_seed(1)
-    model = create_model(name, input_size=SIZE, align="after")
-    recipe = dataclasses.replace(model.recipe, temporal=dataclasses.replace(model.recipe.temporal, history=history))
-    model = create_model(recipe).eval()
+    model = create_model(make_recipe(name, history)).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.weight.data.uniform_(0.5, 1.5)
@@ -81,6 +92,13 @@ def model(request: pytest.FixtureRequest) -> Detector:
     return make_model(request.param)
 
 
+@pytest.fixture(scope="module")
+def streamed(model: Detector) -> list[torch.Tensor]:
+    """The heatmaps of the drive, frame by frame."""
+    stream = model.stream()
+    return [heatmap(stream.raw(images, rig, timestamp=s, scene="a")) for images, rig, s in Drive().frames()]
+
+
 def heatmap(output: object) -> torch.Tensor:
     return output[0].heatmap
 
@@ -89,20 +107,17 @@ def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return ((got - wanted).abs().max() / wanted.std()).item()
 
 
-def test_a_stream_equals_the_batch_at_every_frame_of_a_scene(model: Detector) -> None:
-    drive, stream = Drive(), model.stream()
-    for k, (images, rig, seconds) in enumerate(drive.frames()):
-        got = heatmap(stream.raw(images, rig, timestamp=seconds, scene="a"))
+def test_a_stream_equals_the_batch_at_every_frame_of_a_scene(model: Detector, streamed: list[torch.Tensor]) -> None:
+    drive = Drive()
+    for k, got in enumerate(streamed):
         with torch.no_grad():
             wanted = heatmap(model(*drive.batch(k, model.recipe.frames)))
         assert difference(got, wanted) < 2e-4, f"frame {k}"
 
 
-def test_history_matters(model: Detector) -> None:
-    drive, stream = Drive(), model.stream()
-    streamed = [stream.raw(images, rig, timestamp=s) for images, rig, s in drive.frames()][-1]
-    alone = model.stream().raw(*drive.batch(FRAMES - 1, 1))
-    assert difference(heatmap(streamed), heatmap(alone)) > 5e-3
+def test_history_matters(model: Detector, streamed: list[torch.Tensor]) -> None:
+    alone = model.stream().raw(*Drive().batch(FRAMES - 1, 1))
+    assert difference(streamed[-1], heatmap(alone)) > 5e-3
 
 
 def test_jitter_of_the_cameras_makes_a_small_difference(model: Detector) -> None:
@@ -113,12 +128,11 @@ def test_jitter_of_the_cameras_makes_a_small_difference(model: Detector) -> None
     assert 0 < (got - wanted).abs().mean() < 0.1 * wanted.std()
 
 
-def test_hold_first_differs_only_while_the_history_is_not_full(model: Detector) -> None:
-    drive = Drive()
-    published, held = model.stream(), model.stream(scene_start="hold-first")
+def test_hold_first_differs_only_while_the_history_is_not_full(model: Detector, streamed: list[torch.Tensor]) -> None:
+    held = model.stream(scene_start="hold-first")
     differences = [
-        difference(heatmap(held.raw(images, rig)), heatmap(published.raw(images, rig)))
-        for images, rig, _ in drive.frames()
+        difference(heatmap(held.raw(images, rig)), published)
+        for (images, rig, _), published in zip(Drive().frames(), streamed, strict=True)
     ]
     assert differences[0] < 1e-4
     assert max(differences[1:HISTORY]) > 1e-3
@@ -131,26 +145,24 @@ def test_image_work_does_not_depend_on_the_history() -> None:
         stream = make_model("bevdet-tiny-4d", history).stream()
         counts: list[int] = []
         stream.model.backbone.register_forward_hook(lambda m, i, o, counts=counts: counts.append(len(i[0])))
-        for images, rig, _ in Drive().frames():
+        for images, rig, _ in list(Drive().frames())[:3]:
             stream.raw(images, rig)
         calls[history] = counts
-    assert calls[1] == calls[6] == [2] * FRAMES  # two cameras, once per frame
+    assert calls[1] == calls[6] == [2] * 3  # two cameras, once per frame
 
 
-def test_state_can_be_read_out_and_put_back(model: Detector) -> None:
-    frames = list(Drive().frames())
+def test_state_can_be_read_out_and_put_back(model: Detector, streamed: list[torch.Tensor]) -> None:
+    """At every frame: while the history fills, and when it is full."""
     stream = model.stream()
-    for images, rig, seconds in frames[:2]:
-        stream(images, rig, timestamp=seconds, scene="a")
-    state = stream.state()
+    for (images, rig, seconds), wanted in zip(Drive().frames(), streamed, strict=True):
+        assert torch.equal(heatmap(stream.raw(images, rig, timestamp=seconds, scene="a")), wanted)
+        state = stream.state()
+        stream = model.stream()
+        stream.load_state(state, scene="a")
+    seen = ("lifted", "stereo", "cam_to_key_ego", "intrinsics", "image_aug", "bev_aug", "cam_to_global")
+    previous = {f"previous.{name}" for name in seen} if model.recipe.stereo else set()
+    assert state.keys() == {"maps", "cam0_to_global", "count", "timestamp"} | previous
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
-
-    resumed = model.stream()
-    resumed.load_state(state, scene="a")
-
-    for images, rig, seconds in frames[2:]:
-        wanted = heatmap(stream.raw(images, rig, timestamp=seconds, scene="a"))
-        assert torch.equal(heatmap(resumed.raw(images, rig, timestamp=seconds, scene="a")), wanted)
 
 
 @pytest.mark.parametrize(
@@ -182,25 +194,60 @@ def test_a_frame_out_of_order_is_refused_and_changes_nothing(model: Detector) ->
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_inputs_that_do_not_fit_are_refused(model: Detector) -> None:
-    drive, stream = Drive(), model.stream()
-    with pytest.raises(ValueError, match="wants one frame"):
-        stream(*drive.batch(3, model.recipe.frames))
-    images, rig = drive.batch(0, 1)
-    stream(images, rig)
-    one_camera = CameraRig(
-        **{
-            field.name: getattr(rig, field.name)[:, :, :1] if field.name != "bev_aug" else rig.bev_aug
-            for field in dataclasses.fields(rig)
-        }
-    )
-    with pytest.raises(ValueError, match="samples and cameras"):
-        stream(images[:, :, :1], one_camera)
-    with pytest.raises(ValueError, match="missing"):
-        stream.load_state({"maps": torch.zeros(1)})
+def with_cameras(rig: CameraRig, cameras: int, samples: int = 1) -> CameraRig:
+    parts = {field.name: getattr(rig, field.name) for field in dataclasses.fields(rig)}
+    chosen = {name: part if name == "bev_aug" else part[:, :, :cameras] for name, part in parts.items()}
+    return CameraRig(**{name: part.expand(samples, *part.shape[1:]) for name, part in chosen.items()})
+
+
+def test_samples_stay_as_many_and_cameras_where_they_are_compared(model: Detector) -> None:
+    stream, (images, rig) = model.stream(), Drive().batch(0, 1)
+    stream.raw(images, rig)
+    with pytest.raises(ValueError, match=r"runs \(B, N\) = \(1, 2\) samples and cameras, got \(3, 2\)"):
+        stream.raw(images.expand(3, -1, -1, -1, -1, -1), with_cameras(rig, 2, samples=3))
+    if model.recipe.stereo:
+        with pytest.raises(ValueError, match=r"samples and cameras, got \(1, 1\)"):
+            stream.raw(images[:, :, :1], with_cameras(rig, 1))
+    else:
+        alone = model.stream().raw(images[:, :, :1], with_cameras(rig, 1))
+        assert not torch.equal(heatmap(stream.raw(images[:, :, :1], with_cameras(rig, 1))), heatmap(alone))
+
+
+def test_other_numbers_of_frames_are_refused(model: Detector) -> None:
+    with pytest.raises(ValueError, match=r"T=1.*a stream takes one frame per call"):
+        model.stream()(*Drive().batch(3, model.recipe.frames))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: {"maps": state["maps"]}, "missing .*'cam0_to_global', 'count'"),
+        (lambda state: state | {"extra": state["maps"]}, r"unknown \['extra'\]"),
+        (lambda state: state | {"maps": state["maps"][..., ::2, :]}, "another system"),
+        (lambda state: state | {"maps": state["maps"][:, :, ::2]}, r"3 maps .* = \(32, 32, 32\), .* \(16, 32, 32\)"),
+        (
+            lambda state: state | {k: state[k][:, :2] for k in ("maps", "cam0_to_global")},
+            r"keeps 3 maps .* holds 2 of .* another system",
+        ),
+    ],
+    ids=["missing", "unknown", "cells", "channels", "history"],
+)
+def test_states_that_do_not_fit_are_refused_and_change_nothing(model: Detector, damage: object, message: str) -> None:
+    stream = model.stream()
+    stream.raw(*Drive().batch(0, 1))
     state = stream.state()
-    with pytest.raises(ValueError, match="another system"):
-        stream.load_state(state | {"maps": state["maps"][:, :, :, ::2], "cam0_to_global": state["cam0_to_global"]})
+    with pytest.raises(ValueError, match=message):
+        stream.load_state(damage(state))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in stream.state().items())
+
+
+def test_half_a_scene_start_is_refused() -> None:
+    stream = make_model("bevdet-tiny-stereo").stream()
+    stream.raw(*Drive().batch(0, 1))
+    state = stream.state()
+    del state["start.lifted"]
+    with pytest.raises(ValueError, match=r"missing \['start.lifted'\]"):
+        stream.load_state(state)
 
 
 def test_systems_without_history_have_no_stream() -> None:

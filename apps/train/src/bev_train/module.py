@@ -38,6 +38,7 @@ class TrainingModule(pl.LightningModule):
         self.model = model
         self.training_options = training
         self.seed = seed
+        self._tokens: list[str] = []  # samples since the last optimiser step
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         consumed = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
@@ -50,6 +51,7 @@ class TrainingModule(pl.LightningModule):
         if not torch.isfinite(total):
             raise NonFiniteError(_describe_losses(losses, batch.tokens, self.global_step))
         self._log_losses(losses, total, len(batch.tokens))
+        self._tokens += batch.tokens
         return total
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -64,7 +66,8 @@ class TrainingModule(pl.LightningModule):
         norm = get_total_norm(list(gradients.values()))
         scaled = self.trainer.scaler is not None  # a gradient scaler skips steps that overflow by itself
         if not scaled and not torch.isfinite(norm):
-            raise NonFiniteError(_describe_gradients(gradients, self.global_step))
+            raise NonFiniteError(_describe_gradients(gradients, self._tokens, self.global_step))
+        self._tokens.clear()
         clip_grads_with_norm_(self.model.parameters(), self.training_options.clip_norm, norm)
         self.log("gradient_norm", norm)
 
@@ -93,7 +96,13 @@ def _describe_losses(losses: dict[str, Tensor], tokens: list[str], step: int) ->
     return f"the loss is not finite at step {step} ({terms}; samples {', '.join(tokens)}): {_ADVICE}"
 
 
-def _describe_gradients(gradients: dict[str, Tensor], step: int, shown: int = 4) -> str:
+def _describe_gradients(gradients: dict[str, Tensor], tokens: list[str], step: int, shown: int = 4) -> str:
     names = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"the gradient is not finite at step {step} (in {', '.join(names[:shown])}{more}): {_ADVICE}"
+    samples = f"samples {', '.join(tokens)}"
+    if not names:  # every entry is finite, the sum of their squares is not
+        highest, largest = max((gradient.abs().max().item(), name) for name, gradient in gradients.items())
+        what, where = "the norm of the gradient", f"up to {highest:g} in {largest}"
+    else:
+        more = f" and {len(names) - shown} more" if len(names) > shown else ""
+        what, where = "the gradient", f"in {', '.join(names[:shown])}{more}"
+    return f"{what} is not finite at step {step} ({where}; {samples}): {_ADVICE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 
 import timm
 import torch
@@ -67,9 +68,15 @@ def _level_indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f", did you mean {' or '.join(near)}?" if near else ": timm.list_models() lists the known names"
         raise ValueError(f"timm has no model {name!r}{hint}")
-    with torch.device("meta"):  # no memory, no initialisation: only to ask what levels there are
-        reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+    reductions = _reductions(name)
     missing = [s for s in strides if s not in reductions]
     if missing:
         raise ValueError(f"{name} has levels of stride {reductions}, wanted {strides}: no level of stride {missing}")
     return tuple(len(reductions) - 1 - reductions[::-1].index(s) for s in strides)
+
+
+@cache
+def _reductions(name: str) -> list[int]:
+    """Strides of all levels of a timm model."""
+    with torch.device("meta"):  # no memory: only to ask what levels there are
+        return timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["VoxelFpn"]
 
@@ -19,11 +20,16 @@ class VoxelFpn(nn.Module):
         in_channels: channels of all maps together.
         out_channels: channels of the result.
         scales: how many times finer the result is than each map.
+        checkpointing: recompute the fusion in the backward pass. Its batch statistics then count twice in the running
+            ones, as in the published training.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scales: Sequence[int] = (1, 2, 4)) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, scales: Sequence[int] = (1, 2, 4), *, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.scales = tuple(scales)
+        self.checkpointing = checkpointing
         self.fuse = nn.Sequential(
             nn.Conv3d(in_channels, out_channels, kernel_size=1, bias=False),
             nn.BatchNorm3d(out_channels),
@@ -38,6 +44,11 @@ class VoxelFpn(nn.Module):
             ValueError: another number of maps or channels than the neck was built for, or sizes that do not meet.
         """
         self._check(maps)
+        if self.checkpointing and any(m.requires_grad for m in maps):
+            return checkpoint(self._fused, *maps, use_reentrant=False)
+        return self._fused(*maps)
+
+    def _fused(self, *maps: Tensor) -> Tensor:
         conv, norm, relu = self.fuse
         # A 1x1x1 convolution and an interpolation commute: fusing first spares the upsampled maps of all channels.
         weights = conv.weight.split([m.shape[1] for m in maps], dim=1)

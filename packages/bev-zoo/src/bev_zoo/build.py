@@ -20,6 +20,7 @@ __all__ = [
     "build_head",
     "build_neck",
     "build_view_transform",
+    "map_shape",
 ]
 
 # Network-input pixels per pixel of the features that stereo compares: the finest stage of every backbone.
@@ -85,7 +86,7 @@ def build_frame_encoder(recipe: Recipe) -> nn.Module | None:
     blocks = recipe.temporal.frame_blocks
     if blocks == 0:
         return None
-    channels = _frame_channels(recipe)
+    channels = map_shape(recipe)[0]
     if recipe.task == "occupancy":
         return VoxelResNet(
             channels, (channels,), blocks=(blocks,), strides=(1,), checkpointing=recipe.bev_encoder.checkpointing
@@ -96,7 +97,7 @@ def build_frame_encoder(recipe: Recipe) -> nn.Module | None:
 def build_encoder(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
     """Encoder of the stacked maps, and the neck that brings its stages back to the grid."""
     options = recipe.bev_encoder
-    stacked = _frame_channels(recipe) * (1 + recipe.temporal.history)
+    stacked = map_shape(recipe)[0] * (1 + recipe.temporal.history)
     if recipe.task == "occupancy":
         encoder = VoxelResNet(
             stacked,
@@ -106,7 +107,10 @@ def build_encoder(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
             checkpointing=options.checkpointing,
         )
         scales = tuple(math.prod(options.strides[: i + 1]) for i in range(len(options.strides)))
-        return encoder, VoxelFpn(sum(options.channels), options.out_channels, scales=scales)
+        neck = VoxelFpn(
+            sum(options.channels), options.out_channels, scales=scales, checkpointing=options.neck_checkpointing
+        )
+        return encoder, neck
     encoder = BevResNet(stacked, options.channels, blocks=options.blocks, strides=options.strides)
     neck = BevFpn(
         options.channels[0],
@@ -136,6 +140,11 @@ def build_head(recipe: Recipe) -> CenterHead | OccupancyHead:
     )
 
 
-def _frame_channels(recipe: Recipe) -> int:
-    """Channels of one frame's map: maps of detectors have their height cells stacked into the channels."""
-    return recipe.view.channels * (1 if recipe.task == "occupancy" else recipe.view.grid.size[2])
+def map_shape(recipe: Recipe) -> tuple[int, ...]:
+    """The map of one frame, without the samples: (C, Z, Y, X) in occupancy systems, (C, Y, X) in detectors.
+
+    Maps of detectors have their height cells stacked into the channels.
+    """
+    x, y, z = recipe.view.grid.size
+    channels = recipe.view.channels
+    return (channels, z, y, x) if recipe.task == "occupancy" else (channels * z, y, x)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bev_backbones import published_swin_entry, published_swin_name
 
+from .create import entry_shapes
 from .detector import Detector
 from .recipes import get_recipe, list_recipes
 
@@ -188,8 +189,7 @@ def looks_like(state: Mapping[str, Tensor]) -> str | None:
     got = {(name, tuple(tensor.shape)) for name, tensor in _to_our_entries(state).items()}
     scores = {}
     for recipe in list_recipes():
-        with torch.device("meta"):  # names and shapes only
-            wanted = {(name, tuple(tensor.shape)) for name, tensor in Detector(get_recipe(recipe)).state_dict().items()}
+        wanted = entry_shapes(get_recipe(recipe))
         scores[recipe] = len(got & wanted) / max(len(got | wanted), 1)
     best = max(scores, key=scores.get)
     return best if scores[best] > 0.5 else None
@@ -294,17 +294,19 @@ def _to_our_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _published_entry(name: str, tensor: Tensor) -> tuple[str, Tensor] | None:
     """One entry of a published checkpoint, as ours; None for what our models work out themselves."""
-    if not name.startswith(_SWIN_MARKS):
-        return published_to_our_name(name), tensor
-    entry = published_swin_entry(name.removeprefix(_PUBLISHED_BACKBONE), tensor)
-    return None if entry is None else (f"backbone.{entry[0]}", entry[1])
+    our_name = published_to_our_name(name)
+    if our_name is None:
+        return None
+    if name.startswith(_SWIN_MARKS):  # patch merging takes its inputs in another order
+        _, tensor = published_swin_entry(name.removeprefix(_PUBLISHED_BACKBONE), tensor)
+    return our_name, tensor
 
 
-def published_to_our_name(name: str) -> str:
-    """The name that an entry of a published checkpoint has in our detectors; "" if they work it out themselves."""
+def published_to_our_name(name: str) -> str | None:
+    """The name that an entry of a published checkpoint has in our detectors; None if they work it out themselves."""
     if name.startswith(_SWIN_MARKS):
-        ours = published_swin_name(name.removeprefix(_PUBLISHED_BACKBONE))
-        return "" if ours is None else f"backbone.{ours}"
+        swin_name = published_swin_name(name.removeprefix(_PUBLISHED_BACKBONE))
+        return None if swin_name is None else f"backbone.{swin_name}"
     for pattern, replacement in _PUBLISHED_NAMES:
         name = re.sub(pattern, replacement, name)
     return name

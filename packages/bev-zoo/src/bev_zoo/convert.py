@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from .checkpoint import CheckpointError, load_checkpoint, looks_like, read_checkpoint, save_checkpoint
+from .create import entry_shapes, meta_model
 from .detector import Detector
-from .flops import meta_model
 from .recipe import Recipe
 from .recipes import get_recipe, list_recipes
 
@@ -57,7 +57,7 @@ def convert_checkpoint(source: Path, target: Path, *, recipe: str | None = None,
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("the state dict", str(source), 1)) from error
     _save_whole(model, source, target)
-    same = tuple(name for name in _alike(chosen) if _layout(name) == _layout(chosen.name))
+    same = tuple(other.name for other in _alike(chosen) if entry_shapes(other) == entry_shapes(chosen))
     content = target.read_bytes()
     return Conversion(
         target, chosen.name, same, len(model.state_dict()), len(content), hashlib.sha256(content).hexdigest()
@@ -89,15 +89,11 @@ def _save_whole(model: Detector, source: Path, target: Path) -> None:
         written.replace(target)
 
 
-def _alike(recipe: Recipe) -> list[str]:
+def _alike(recipe: Recipe) -> list[Recipe]:
     """Other recipes that might have the same weights."""
     others = (get_recipe(name) for name in list_recipes() if name != recipe.name)
 
     def family(recipe: Recipe) -> tuple[object, ...]:
         return recipe.task, recipe.frames, recipe.stereo, recipe.backbone.name
 
-    return [other.name for other in others if family(other) == family(recipe)]
-
-
-def _layout(name: str) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in meta_model(get_recipe(name)).state_dict().items()}
+    return [other for other in others if family(other) == family(recipe)]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import timm
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from bev_backbones import load_swin_weights
+from bev_backbones import TimmBackbone, load_swin_weights
 
 from .detector import Detector
 from .recipe import Align, Recipe, SwinOptions
 from .recipes import get_recipe
 
-__all__ = ["create_model"]
+__all__ = ["create_model", "entry_shapes", "meta_model"]
 
 
 def create_model(
@@ -34,6 +39,7 @@ def create_model(
     Raises:
         ValueError: unknown name, an input size that is no multiple of the backbone's stride, an unknown alignment, or
             no weights to start from.
+        RuntimeError: timm's weights do not fit the backbone as a whole.
     """
     chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if input_size is not None:
@@ -46,6 +52,29 @@ def create_model(
     return model
 
 
+def meta_model(recipe: Recipe) -> Detector:
+    """The detector of a recipe without memory for its weights: names and shapes only."""
+    with torch.device("meta"), _NoInitialisation():
+        return Detector(recipe)
+
+
+@cache
+def entry_shapes(recipe: Recipe) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the weights and buffers that the detector of a recipe has."""
+    return frozenset((name, tuple(tensor.shape)) for name, tensor in meta_model(recipe).state_dict().items())
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Draws no starting weights: tensors without memory have none, and going through the motions takes as long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _load_imagenet_weights(model: Detector) -> None:
     options = model.recipe.backbone
     if options.pretrained is None:
@@ -53,5 +82,5 @@ def _load_imagenet_weights(model: Detector) -> None:
     if isinstance(options, SwinOptions):
         load_swin_weights(model.backbone, timm.create_model(options.pretrained, pretrained=True).state_dict())
         return
-    source = timm.create_model(f"{options.name}.{options.pretrained}", pretrained=True, features_only=True)
-    model.backbone.body.load_state_dict(source.state_dict(), strict=False)
+    source = TimmBackbone(f"{options.name}.{options.pretrained}", strides=model.backbone.strides, pretrained=True)
+    model.backbone.load_state_dict(source.state_dict())

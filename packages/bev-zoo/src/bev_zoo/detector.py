@@ -26,6 +26,7 @@ from .build import (
     build_view_transform,
 )
 from .features import FrameFeatures, StereoReference
+from .inputs import check_inputs
 from .recipe import Recipe
 from .stream import SceneStart, Stream
 
@@ -181,7 +182,7 @@ class Detector(nn.Module):
 
     def _encoded(self, images: Tensor, rig: CameraRig) -> tuple[Tensor, Tensor]:
         """The map that the head sees, and the depth distribution (B, N, D, h, w) of now."""
-        self._check_inputs(images, rig)
+        check_inputs(self.recipe, images, rig)
         cameras = rig.all_frame_cameras()
         outputs = self._frame_maps(images, rig, cameras)
         maps = [output.bev for output in outputs]
@@ -233,7 +234,7 @@ class Detector(nn.Module):
         warped = warp_bev(torch.cat(list(maps)), torch.cat(motions), self.recipe.view.grid)
         return list(warped.chunk(len(maps)))
 
-    # -- losses and checks ---------------------------------------------------------------------------------------------
+    # -- losses --------------------------------------------------------------------------------------------------------
 
     def _head_loss(self, encoded: Tensor, targets: Targets) -> dict[str, Tensor]:
         if self.recipe.task == "detection":
@@ -250,27 +251,3 @@ class Detector(nn.Module):
             raise ValueError(f"{self.recipe.name} learns depth from LiDAR and wants Targets.depth {wanted}, got {got}")
         labels = depth_labels(targets.depth, self.recipe.view.depth, self.view_transform.stride)
         return depth_loss(depth, labels)
-
-    def _check_inputs(self, images: Tensor, rig: CameraRig) -> None:
-        height, width = self.recipe.input_size
-        frames = self.recipe.frames
-        if images.ndim != 6 or images.shape[1] != frames or tuple(images.shape[3:]) != (3, height, width):
-            raise ValueError(
-                f"{self.recipe.name} wants images (B, T={frames}, N, 3, {height}, {width}), got "
-                f"{tuple(images.shape)}: {_frames_hint(self.recipe)}; other sizes need create_model(..., "
-                "input_size=(H, W))"
-            )
-        if tuple(images.shape[:3]) != (rig.batch_size, rig.num_frames, rig.num_cameras):
-            raise ValueError(
-                f"images have (B, T, N) = {tuple(images.shape[:3])}, the rig has "
-                f"{(rig.batch_size, rig.num_frames, rig.num_cameras)}: they must be equal"
-            )
-
-
-def _frames_hint(recipe: Recipe) -> str:
-    parts = ["now"]
-    if recipe.temporal.history:
-        parts.append(f"{recipe.temporal.history} past")
-    if recipe.stereo:
-        parts.append("1 stereo reference")
-    return f"T is {' + '.join(parts)}"

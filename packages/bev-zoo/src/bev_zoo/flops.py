@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bev_lss import CameraRig, camera_parameters
 from bev_temporal import warp_bev
 
+from .create import meta_model
 from .detector import Detector
 from .features import StereoReference
 from .recipe import Recipe
 
-__all__ = ["CAMERAS", "Flops", "StageFlops", "count_flops", "count_parameters", "flop_counter", "meta_model"]
+__all__ = ["CAMERAS", "Flops", "StageFlops", "count_flops", "count_parameters", "flop_counter"]
 
 CAMERAS = 6  # cameras that a prediction is counted for
 
@@ -82,19 +87,13 @@ def count_flops(model: Detector | Recipe, input_size: tuple[int, int] | None = N
         recipe = replace(recipe, input_size=input_size)
     if isinstance(model, Recipe) or recipe != model.recipe or not _is_meta(model):
         model = meta_model(recipe)
-    with torch.no_grad():
+    with torch.no_grad(), _NothingUncounted():
         return _count(model.eval())
 
 
 def count_parameters(model: nn.Module) -> int:
     """Learnt numbers, batch-norm statistics not included."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def meta_model(recipe: Recipe) -> Detector:
-    """The detector of a recipe without memory for its weights: names and shapes only."""
-    with torch.device("meta"):
-        return Detector(recipe)
 
 
 def flop_counter() -> FlopCounterMode:
@@ -139,7 +138,7 @@ def _counting(model: Detector) -> Iterator[Callable[[], StageFlops]]:
     """Counts what runs inside of the block, by the stage of the detector it runs in; what it gives tells the count."""
     counts = dict.fromkeys((field.name for field in fields(StageFlops)), 0)
     stages = {stage: module for stage, module in model.named_children() if stage in counts}
-    with flop_counter() as counter:
+    with _Counter() as counter:
         hooks = [hook for stage, module in stages.items() for hook in _watch(module, stage, counter, counts)]
         try:
             yield lambda: StageFlops(**counts)
@@ -149,23 +148,62 @@ def _counting(model: Detector) -> Iterator[Callable[[], StageFlops]]:
 
 
 def _watch(
-    module: nn.Module, stage: str, counter: FlopCounterMode, counts: dict[str, int]
+    module: nn.Module, stage: str, counter: _Counter, counts: dict[str, int]
 ) -> list[torch.utils.hooks.RemovableHandle]:
     """Whatever is counted between entering and leaving the module belongs to its stage."""
 
     def enter(*_: object) -> None:
-        counts[stage] -= counter.get_total_flops()
+        counts[stage] -= counter.total
 
     def leave(*_: object) -> None:
-        counts[stage] += counter.get_total_flops()
+        counts[stage] += counter.total
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
 
 def _flops_of(run: Callable[[], object]) -> int:
-    with flop_counter() as counter:
+    with _Counter() as counter:
         run()
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """Counts what :func:`flop_counter` does, without its accounts per module, which cost more than a run on shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self._formulas = flop_counter().flop_registry
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class _NothingUncounted(TorchFunctionMode):
+    """Norms, GELU and resizing are not counted, and take most of the time on shapes: only their shapes are given."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (F.batch_norm, F.layer_norm, F.gelu):
+            return args[0]
+        if func is F.interpolate:
+            return _resized(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _resized(
+    maps: Tensor, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None, **_: Any
+) -> Tensor:
+    lengths = maps.shape[2:]
+    if size is None:
+        factors = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * len(lengths)
+        size = [int(length * factor) for length, factor in zip(lengths, factors, strict=True)]
+    elif isinstance(size, int):
+        size = [size] * len(lengths)
+    return maps.new_empty(*maps.shape[:2], *size)
 
 
 def _pooling(depth: torch.Size, context: torch.Size, *_: object, **__: object) -> int:

@@ -129,7 +129,8 @@ class BevEncoderOptions:
     blocks: tuple[int, ...] = (2, 2, 2)
     strides: tuple[int, ...] = (2, 2, 2)
     out_channels: int = 256
-    checkpointing: bool = False
+    checkpointing: bool = False  # of voxel encoders, that of single frames included
+    neck_checkpointing: bool = False  # of the voxel neck; no published system does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +215,12 @@ class Recipe:
     def frames(self) -> int:
         """Frames the model is called with, newest first: now, the history, and one stereo reference frame more."""
         return 1 + self.temporal.history + int(self.stereo)
+
+    @property
+    def frames_in_words(self) -> str:
+        """What these frames are, newest first."""
+        past = [f"{self.temporal.history} past"] if self.temporal.history else []
+        return " + ".join(["now", *past, *(["1 stereo reference"] if self.stereo else [])])
 
     def __post_init__(self) -> None:
         _check_input_size(self)

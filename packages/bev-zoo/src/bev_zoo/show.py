@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from .flops import StageFlops
-from .recipe import Published, Recipe
+from .recipe import Published
 from .table import RecipeSummary
 
 __all__ = ["as_text"]
@@ -89,7 +89,7 @@ def _derived(summary: RecipeSummary) -> list[str]:
     x, y, z = recipe.view.grid.size
     lines = [
         _line("task", recipe.task, ""),
-        _line("frames", str(recipe.frames), f"a call: {_frames(recipe)}"),
+        _line("frames", str(recipe.frames), f"a call: {recipe.frames_in_words}"),
         _line("cells", f"{x} x {y} x {z}", "x, y, z"),
         _line("depth bins", str(recipe.view.depth.count), ""),
         _line("parameters", f"{summary.parameters / 1e6:.2f}", "M"),
@@ -99,15 +99,6 @@ def _derived(summary: RecipeSummary) -> list[str]:
     if flops.streaming is not None:
         lines.append(_line("one streamed frame", f"{flops.streaming.total / 1e9:.2f}", "GFLOPs"))
     return ["what follows", *lines]
-
-
-def _frames(recipe: Recipe) -> str:
-    parts = ["now"]
-    if recipe.temporal.history:
-        parts.append(f"{recipe.temporal.history} past")
-    if recipe.stereo:
-        parts.append("1 stereo reference")
-    return " + ".join(parts)
 
 
 def _stages(flops: StageFlops) -> Iterator[str]:

@@ -6,7 +6,7 @@ Shapes: B samples that run side by side, N cameras, H past frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -16,7 +16,9 @@ from bev_heads import CenterOutput, Detections
 from bev_lss import CameraRig, FrameCameras, camera_parameters
 from bev_temporal import BevMemory
 
+from .build import map_shape
 from .features import FrameFeatures, StereoReference
+from .inputs import check_inputs
 
 if TYPE_CHECKING:
     from .detector import Detector
@@ -36,20 +38,41 @@ class _Seen:
     """A frame that later frames may be compared with, by tensors alone."""
 
     lifted: Tensor  # (B, N, C, h, w)
-    stereo: Tensor  # (B, N, C', H / 4, W / 4)
+    stereo: Tensor | None  # (B, N, C', H / 4, W / 4); None in systems without stereo
     cam_to_key_ego: Tensor  # (B, N, 4, 4)
     intrinsics: Tensor  # (B, N, 3, 3)
     image_aug: Tensor  # (B, N, 3, 3)
     bev_aug: Tensor  # (B, 3, 3)
     cam_to_global: Tensor  # (B, N, 4, 4) float64
 
+    @property
+    def features(self) -> FrameFeatures:
+        return FrameFeatures(self.lifted, self.stereo)
+
+    @property
     def cameras(self) -> FrameCameras:
         return FrameCameras(self.cam_to_key_ego, self.intrinsics, self.image_aug, self.bev_aug)
+
+    @property
+    def cam0_to_global(self) -> Tensor:  # (B, 4, 4) float64
+        return self.cam_to_global[:, 0]
 
     def reference_for(self, other: _Seen) -> StereoReference:
         """This frame, for the stereo of another."""
         other_to_this = torch.linalg.inv(self.cam_to_global) @ other.cam_to_global
         return StereoReference(self.stereo, other_to_this.float())
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a stream remembers of the scene so far."""
+
+    memory: BevMemory
+    count: int  # frames seen, counted up to one more than the history
+    timestamp: float | None = None
+    scene: str | None = None
+    previous: _Seen | None = None  # stereo: the frame before
+    first: _Seen | None = None  # stereo, while the history is not full: the first frame
 
 
 class Stream:
@@ -89,13 +112,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a scene."""
-        self._memory: BevMemory | None = None
-        self._previous: _Seen | None = None  # stereo: the frame before this one
-        self._first: _Seen | None = None  # stereo, while the history is not full: the scene's first frame
-        self._count = 0  # frames seen in this scene, counted up to one more than the history
-        self._shape: tuple[int, int] | None = None  # B, N
-        self._timestamp: float | None = None
-        self._scene: str | None = None
+        self._state: _State | None = None
 
     @torch.no_grad()
     def __call__(
@@ -120,15 +137,17 @@ class Stream:
         self, images: Tensor, rig: CameraRig, *, timestamp: float | None = None, scene: str | None = None
     ) -> list[CenterOutput] | Tensor:
         """The same, before decoding."""
-        self._check(images, rig)
-        self._start_or_continue(timestamp, scene, _samples_and_cameras(images))
+        check_inputs(self.model.recipe, images, rig, streamed=True)
+        state = self._goes_on(timestamp, scene)
+        if state is not None:
+            self._check_continuation(state, images)
         was_training = self.model.training
         self.model.eval()
         try:
-            outputs = self._step(images[:, 0], rig)
+            outputs, state = self._step(images[:, 0], rig, state)
         finally:
             self.model.train(was_training)
-        self._shape, self._timestamp, self._scene = _samples_and_cameras(images), timestamp, scene
+        self._state = replace(state, timestamp=timestamp, scene=scene)
         return outputs
 
     def state(self) -> dict[str, Tensor]:
@@ -137,13 +156,13 @@ class Stream:
         ``maps``, ``cam0_to_global``, ``count``; with times also ``timestamp`` (float64 seconds); in stereo systems
         ``previous.*``, and ``start.*`` while the history is not full.
         """
-        if self._memory is None:
+        now = self._state
+        if now is None:
             return {}
-        state = {"maps": self._memory.maps, "cam0_to_global": self._memory.cam0_to_global}
-        state["count"] = torch.tensor(self._count)
-        if self._timestamp is not None:
-            state["timestamp"] = torch.tensor(self._timestamp, dtype=torch.float64)
-        for prefix, seen in (("previous.", self._previous), (_START_PREFIX, self._first)):
+        state = {"maps": now.memory.maps, "cam0_to_global": now.memory.cam0_to_global, "count": torch.tensor(now.count)}
+        if now.timestamp is not None:
+            state["timestamp"] = torch.tensor(now.timestamp, dtype=torch.float64)
+        for prefix, seen in (("previous.", now.previous), (_START_PREFIX, now.first)):
             if seen is not None:
                 state |= {prefix + field.name: getattr(seen, field.name) for field in fields(seen)}
         return {name: tensor.clone() for name, tensor in state.items()}
@@ -158,126 +177,103 @@ class Stream:
         Raises:
             ValueError: entries missing or unknown, or maps of another system; the stream stays as it was.
         """
-        parts = _split_state(state, stereo=self.model.recipe.stereo)
-        if parts is not None:
-            self._check_maps(parts.memory)
-        self.reset()
-        if parts is None:
-            return
-        self._memory, self._previous, self._first = parts.memory, parts.previous, parts.first
-        self._count, self._timestamp, self._scene = parts.count, parts.timestamp, scene
+        loaded = _named_state(state, scene, stereo=self.model.recipe.stereo) if state else None
+        if loaded is not None:
+            self._check_maps(loaded.memory)
+        self._state = loaded
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
-    def _step(self, images: Tensor, rig: CameraRig) -> list[CenterOutput] | Tensor:
-        features = self.model.image_features(images)
-        now = _seen(features, rig)
-        bev = self._map(now, features, self._previous)
-        cam0_to_global = now.cam_to_global[:, 0]
-        history = self._history(now, bev)
+    def _step(
+        self, images: Tensor, rig: CameraRig, before: _State | None
+    ) -> tuple[list[CenterOutput] | Tensor, _State]:
+        now = _seen(self.model.image_features(images), rig)
+        bev = self._map(now, None if before is None else before.previous)
+        history = self._history(now, bev, before)
         key_ego_to_global = rig.ego_to_global[:, 0, 0]
         past = history.warped(now.cam_to_key_ego[:, 0], key_ego_to_global, rig.bev_aug, self.model.recipe.view.grid)
-        self._remember(now, bev, cam0_to_global)
-        return self.model.head(self.model.encoded([bev, *past]))
+        return self.model.head(self.model.encoded([bev, *past])), self._remembered(now, bev, before)
 
-    def _map(self, frame: _Seen, features: FrameFeatures, compared_with: _Seen | None) -> Tensor:
+    def _map(self, frame: _Seen, compared_with: _Seen | None) -> Tensor:
         """The map of a frame; without another to be compared with, stereo sees the frame itself."""
         reference = None
         if self.model.recipe.stereo:
             reference = (compared_with or frame).reference_for(frame)
-        cameras = frame.cameras()
-        return self.model.frame_map(features, cameras, camera_parameters(cameras), reference).bev
+        return self.model.frame_map(frame.features, frame.cameras, camera_parameters(frame.cameras), reference).bev
 
-    def _history(self, now: _Seen, bev: Tensor) -> BevMemory:
+    def _history(self, now: _Seen, bev: Tensor, before: _State | None) -> BevMemory:
         """The H past maps that go into the stack of now."""
         length = self.model.recipe.temporal.history
-        here = now.cam_to_global[:, 0]
-        if self._memory is None:
-            return BevMemory.filled(bev, here, length)
-        if self._count > length or self.scene_start == "hold-first":
-            return self._memory
-        memory, missing_from = self._memory, self._count
-        if self._first is not None:  # the oldest frame there is, compared with now
-            oldest = self._map(self._first, FrameFeatures(self._first.lifted, self._first.stereo), now)
-            memory = memory.with_slots_from(missing_from - 1, oldest, self._first.cam_to_global[:, 0])
+        if before is None:
+            return BevMemory.filled(bev, now.cam0_to_global, length)
+        memory, missing_from, first = before.memory, before.count, before.first
+        if missing_from > length or self.scene_start == "hold-first":
+            return memory
+        if first is not None:  # the oldest frame there is, compared with now
+            memory = memory.with_slots_from(missing_from - 1, self._map(first, now), first.cam0_to_global)
         if missing_from < length:
-            itself = bev if self._first is None else self._map(now, FrameFeatures(now.lifted, now.stereo), None)
-            memory = memory.with_slots_from(missing_from, itself, here)
+            itself = bev if first is None else self._map(now, None)
+            memory = memory.with_slots_from(missing_from, itself, now.cam0_to_global)
         return memory
 
-    def _remember(self, now: _Seen, bev: Tensor, cam0_to_global: Tensor) -> None:
-        length = self.model.recipe.temporal.history
-        if self._memory is None:
-            self._memory = BevMemory.filled(bev, cam0_to_global, length)
-            if self.model.recipe.stereo and self.scene_start == "as-published":
-                self._first = now
-        else:
-            self._memory = self._memory.pushed(bev, cam0_to_global)
-        self._count = min(self._count + 1, length + 1)
-        if self._count > length:
-            self._first = None
-        self._previous = now if self.model.recipe.stereo else None
+    def _remembered(self, now: _Seen, bev: Tensor, before: _State | None) -> _State:
+        length, stereo = self.model.recipe.temporal.history, self.model.recipe.stereo
+        previous = now if stereo else None
+        if before is None:
+            first = now if stereo and self.scene_start == "as-published" else None
+            return _State(BevMemory.filled(bev, now.cam0_to_global, length), count=1, previous=previous, first=first)
+        count = min(before.count + 1, length + 1)
+        first = before.first if count <= length else None
+        return _State(before.memory.pushed(bev, now.cam0_to_global), count=count, previous=previous, first=first)
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
-    def _start_or_continue(self, timestamp: float | None, scene: str | None, shape: tuple[int, int]) -> None:
-        """Reset on a new scene or a gap; refuse a frame that is out of order."""
-        if self._memory is not None and (scene != self._scene or self._paused(timestamp)):
-            self.reset()
-        if self._shape is not None and self._shape != shape:
-            raise ValueError(f"the stream runs (B, N) = {self._shape} samples and cameras, got {shape}: reset() first")
+    def _goes_on(self, timestamp: float | None, scene: str | None) -> _State | None:
+        """What the next frame goes on from: nothing on a new scene or after a gap; a frame out of order is refused."""
+        state = self._state
+        if state is None or scene != state.scene or self._paused(state, timestamp):
+            return None
+        return state
 
-    def _paused(self, timestamp: float | None) -> bool:
-        if timestamp is None or self._timestamp is None:
+    def _paused(self, state: _State, timestamp: float | None) -> bool:
+        if timestamp is None or state.timestamp is None:
             return False
-        if timestamp <= self._timestamp:
+        if timestamp <= state.timestamp:
             raise StreamOrderError(
-                f"frames must come in order: got {timestamp:.6f} s after {self._timestamp:.6f} s; reset() to start anew"
+                f"frames must come in order: got {timestamp:.6f} s after {state.timestamp:.6f} s; reset() to start anew"
             )
-        return timestamp - self._timestamp > self.max_gap_s
+        return timestamp - state.timestamp > self.max_gap_s
 
-    def _check(self, images: Tensor, rig: CameraRig) -> None:
-        height, width = self.model.recipe.input_size
-        if images.ndim != 6 or images.shape[1] != 1 or tuple(images.shape[3:]) != (3, height, width):
+    @staticmethod
+    def _check_continuation(state: _State, images: Tensor) -> None:
+        """Samples must be as many as before, and cameras where they are compared with those before."""
+        samples, _, cameras = images.shape[:3]
+        wanted = (state.memory.maps.shape[0], cameras)
+        if state.previous is not None:
+            wanted = tuple(state.previous.lifted.shape[:2])
+        if (samples, cameras) != wanted:
             raise ValueError(
-                f"a stream of {self.model.recipe.name} wants one frame (B, 1, N, 3, {height}, {width}) per call, got "
-                f"{tuple(images.shape)}"
-            )
-        if tuple(images.shape[:3]) != (rig.batch_size, rig.num_frames, rig.num_cameras):
-            raise ValueError(
-                f"images have (B, T, N) = {tuple(images.shape[:3])}, the rig has "
-                f"{(rig.batch_size, rig.num_frames, rig.num_cameras)}: they must be equal"
+                f"the stream runs (B, N) = {wanted} samples and cameras, got {(samples, cameras)}: reset() first"
             )
 
     def _check_maps(self, memory: BevMemory) -> None:
         recipe = self.model.recipe
-        x, y, z = recipe.view.grid.size
-        cells = (z, y, x) if recipe.task == "occupancy" else (y, x)
-        got = (memory.length, *memory.maps.shape[3:])
-        if got != (recipe.temporal.history, *cells):
+        wanted, got = (recipe.temporal.history, map_shape(recipe)), (memory.length, tuple(memory.maps.shape[2:]))
+        if got != wanted:
             raise ValueError(
-                f"{recipe.name} keeps {recipe.temporal.history} maps of {cells} cells, the state holds "
-                f"{got[0]} of {got[1:]}: it belongs to another system"
+                f"{recipe.name} keeps {wanted[0]} maps (C, [Z,] Y, X) = {wanted[1]}, the state holds {got[0]} of "
+                f"{got[1]}: it belongs to another system"
             )
 
 
-@dataclass(frozen=True, eq=False)
-class _State:
-    memory: BevMemory
-    count: int
-    timestamp: float | None
-    previous: _Seen | None
-    first: _Seen | None
-
-
-def _split_state(state: Mapping[str, Tensor], *, stereo: bool) -> _State | None:
-    if not state:
-        return None
+def _named_state(state: Mapping[str, Tensor], scene: str | None, *, stereo: bool) -> _State:
+    """The state that :meth:`Stream.state` took apart."""
     names = [field.name for field in fields(_Seen)]
     groups = {prefix: [prefix + name for name in names] for prefix in ("previous.", _START_PREFIX)}
     wanted = {"maps", "cam0_to_global", "count"} | (set(groups["previous."]) if stereo else set())
-    optional = {"timestamp"} | (set(groups[_START_PREFIX]) if stereo else set())
-    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted - optional)
+    if stereo and not state.keys().isdisjoint(groups[_START_PREFIX]):
+        wanted |= set(groups[_START_PREFIX])
+    missing, unknown = sorted(wanted - state.keys()), sorted(state.keys() - wanted - {"timestamp"})
     if missing or unknown:
         raise ValueError(f"this state does not fit: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
 
@@ -289,13 +285,10 @@ def _split_state(state: Mapping[str, Tensor], *, stereo: bool) -> _State | None:
         BevMemory(state["maps"].clone(), state["cam0_to_global"].clone()),
         int(state["count"]),
         None if timestamp is None else float(timestamp),
+        scene,
         seen("previous."),
         seen(_START_PREFIX),
     )
-
-
-def _samples_and_cameras(images: Tensor) -> tuple[int, int]:
-    return images.shape[0], images.shape[2]
 
 
 def _seen(features: FrameFeatures, rig: CameraRig) -> _Seen:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .flops import Flops, count_flops, count_parameters, meta_model
+from .create import meta_model
+from .flops import Flops, count_flops, count_parameters
 from .recipe import Published, Recipe
 from .recipes import get_recipe, list_recipes
 
