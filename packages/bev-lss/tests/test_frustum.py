@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bev_lss import DepthBins, frustum_points, points_to_ego
+from bev_lss import DepthBins, frustum_points, pixel_positions, points_to_ego
 
 
 @pytest.mark.parametrize(
