@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "bev_nuscenes": set(),
     "bev_zoo": {"bev_ops", "bev_backbones", "bev_lss", "bev_temporal", "bev_heads", "bev_nuscenes"},
 }
-APPS = ("bev_train", "bev_eval", "bev_vis")
+APPS = ("bev_train", "bev_eval", "bev_vis", "bev_bench")
 MEMBERS = {path.parent.name: path.parent for path in ROOT.glob("*/*/src/*/__init__.py")}
 
 
