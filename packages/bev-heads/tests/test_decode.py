@@ -13,9 +13,11 @@ from bev_heads import (
     NmsOptions,
     decode_boxes,
     decode_centers,
+    decode_centers_padded,
     encode_boxes,
+    gather_codes,
 )
-from bev_ops import BevGrid
+from bev_ops import BevGrid, nms_circle, nms_rotated
 
 KEEP_ALL = NmsOptions(kind="circle", radius=0.0)
 
@@ -174,6 +176,168 @@ def test_predictions_that_are_no_boxes_are_left_out(small_grid: BevGrid, value: 
     output.size[0, 0, row, column] = value  # exp(1000) is beyond float32
     (found,) = decode_centers([output], small_grid)
     torch.testing.assert_close(found.boxes, boxes[1:], atol=1e-5, rtol=1e-5)
+
+
+SIX_RULES = (
+    NmsOptions(threshold=0.1, rescale=(0.7,), post_max=20),
+    NmsOptions(threshold=0.2, rescale=(0.4, 1.6)),
+    NmsOptions(kind="circle", radius=0.5, post_max=7),
+    NmsOptions(kind="circle", radius=0.0, pre_max=30),
+    NmsOptions(threshold=0.3),
+    NmsOptions(threshold=0.05, pre_max=40, post_max=3, rescale=(1.5, 2.5)),
+)
+SIX_CLASSES = (1, 2, 2, 1, 3, 2)
+
+
+def clusters_on(grid: BevGrid, samples: int, device: torch.device, seed: int = 0) -> list[CenterOutput]:
+    """Six tasks with boxes that overlap, some of them out of range or without a finite size."""
+    generator = torch.Generator().manual_seed(seed)
+    cells_x, cells_y = grid.size[:2]
+    outputs = []
+    for classes in SIX_CLASSES:
+        planes = [torch.randn(samples, c, cells_y, cells_x, generator=generator) for c in (classes, 2, 1, 3, 2, 2)]
+        planes[2] *= 4
+        planes[3][torch.rand(planes[3].shape, generator=generator) < 0.02] = math.inf
+        outputs.append(CenterOutput(*(plane.to(device) for plane in planes)))
+    return outputs
+
+
+def decoded_one_by_one(outputs: list[CenterOutput], grid: BevGrid, options: DecodeOptions, sample: int) -> Detections:
+    """The rules in a loop over the tasks, for one sample."""
+    parts, first_label = [], 0
+    for output, nms in zip(outputs, options.nms, strict=True):
+        one = CenterOutput(*(plane[sample : sample + 1] for plane in output))
+        cells = one.heatmap.shape[2] * one.heatmap.shape[3]
+        probability = one.heatmap.sigmoid().flatten()
+        scores, index = probability.topk(min(options.max_candidates, len(probability)))
+        boxes = decode_boxes(gather_codes(one, index[None] % cells), index[None] % cells, grid)[0]
+        lower, upper = (boxes.new_tensor(side) for side in (options.center_range[:3], options.center_range[3:]))
+        entered = (boxes[:, :3] >= lower).all(1) & (boxes[:, :3] <= upper).all(1) & boxes.isfinite().all(1)
+        entered = (entered & (scores > options.score_threshold)).nonzero()[: nms.pre_max, 0]
+        boxes, scores, labels = boxes[entered], scores[entered], index[entered] // cells
+        if nms.kind == "circle":
+            keep = nms_circle(boxes[:, :2], scores, nms.radius)
+        else:
+            factors = boxes.new_tensor(nms.rescale or (1.0,))
+            sizes = boxes[:, 3:5] * factors[labels if len(nms.rescale) > 1 else 0 * labels, None]
+            keep = nms_rotated(torch.cat([boxes[:, :2], sizes, boxes[:, 6:7]], 1), scores, nms.threshold)
+        keep = keep[: nms.post_max]
+        parts.append(Detections(boxes[keep], scores[keep], labels[keep] + first_label))
+        first_label += output.heatmap.shape[1]
+    return Detections.concatenate(parts)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"score_threshold": 0.6},
+        {"score_threshold": 0.999},
+        {"score_threshold": -1.0, "max_candidates": 100_000},
+        {"max_candidates": 33},
+        {"center_range": (-2.0, -3.0, -1.0, 3.0, 1.0, 2.0)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_all_tasks_at_once_find_what_a_loop_over_them_finds(small_grid, device, settings, samples) -> None:
+    outputs = clusters_on(small_grid, samples, device)
+    options = DecodeOptions(nms=SIX_RULES, **settings)
+    found = decode_centers(outputs, small_grid, options)
+    padded = decode_centers_padded(outputs, small_grid, options)
+    assert len(found) == samples
+    for b, sample in enumerate(found):
+        want = decoded_one_by_one(outputs, small_grid, options, b)
+        assert sample.labels.tolist() == want.labels.tolist()
+        assert torch.equal(sample.scores, want.scores)
+        torch.testing.assert_close(sample.boxes, want.boxes, rtol=1e-6, atol=1e-6)
+        assert int(padded.counts[b]) == len(want)
+        assert (padded.labels[b, len(want) :] == -1).all()
+        assert not padded.boxes[b, len(want) :].any()
+
+
+def test_padded_rows_are_as_many_as_may_be_kept(small_grid: BevGrid, device: torch.device) -> None:
+    outputs = clusters_on(small_grid, 2, device)
+    padded = decode_centers_padded(outputs, small_grid, DecodeOptions(nms=SIX_RULES))
+    cells = 16 * 12
+    rows = 20 + 2 * cells + 7 + 30 + 500 + 3  # post_max, all cells, post_max, pre_max, max_candidates, post_max
+    assert padded.boxes.shape == (2, rows, 9)
+    assert padded.scores.shape == padded.labels.shape == (2, rows)
+    assert padded.counts.dtype == padded.labels.dtype == torch.int64
+
+
+def test_codes_have_gradients_after_a_first_use_in_inference_mode() -> None:
+    grid = BevGrid(x=(-7.0, 7.0, 0.25), y=(-3.0, 3.0, 0.25), z=(-5.0, 3.0, 8.0))  # of no other test
+    code, cell = torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)
+    with torch.inference_mode():
+        decode_boxes(code, cell, grid)
+    boxes = decode_boxes(code.requires_grad_(), cell, grid)
+    (slope,) = torch.autograd.grad(boxes[0, :2].sum(), code)
+    assert slope[0, :2].tolist() == [0.25, 0.25]
+
+
+class Decode(torch.nn.Module):
+    """Decoding as a model exports it."""
+
+    def __init__(self, grid: BevGrid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, planes: list[list[Tensor]]) -> tuple[Tensor, ...]:
+        outputs = [CenterOutput(*task) for task in planes]
+        return tuple(decode_centers_padded(outputs, self.grid, DecodeOptions(nms=SIX_RULES)))
+
+
+def test_exports_and_compiles_as_one_graph(small_grid: BevGrid) -> None:
+    decode = Decode(small_grid)
+    planes = [list(output) for output in clusters_on(small_grid, 2, torch.device("cpu"))]
+    program = torch.export.export(decode, (planes,)).module()
+    compiled = torch.compile(decode, fullgraph=True, backend="aot_eager")
+    other = [list(output) for output in clusters_on(small_grid, 2, torch.device("cpu"), seed=1)]
+    for run in (program, compiled):
+        for got, want in zip(run(other), decode(other), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: no CUDA graph was captured")
+def test_a_cuda_graph_captures_it(small_grid: BevGrid) -> None:
+    outputs = clusters_on(small_grid, 2, torch.device("cuda"))
+    other = clusters_on(small_grid, 2, torch.device("cuda"), seed=1)
+    options = DecodeOptions(nms=SIX_RULES)
+    want = decode_centers_padded(other, small_grid, options)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = decode_centers_padded(outputs, small_grid, options)
+    for mine, theirs in zip(outputs, other, strict=True):
+        for plane, value in zip(mine, theirs, strict=True):
+            plane.copy_(value)
+    graph.replay()
+    for got, one in zip(captured, want, strict=True):
+        assert torch.equal(got, one)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing could wait for it")
+def test_the_host_waits_once(small_grid: BevGrid) -> None:
+    outputs, options = clusters_on(small_grid, 2, torch.device("cuda")), DecodeOptions(nms=SIX_RULES)
+    decode_centers(outputs, small_grid, options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        padded = decode_centers_padded(outputs, small_grid, options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum(len(sample) for sample in padded.unpadded()) == int(padded.counts.sum())
+
+
+@pytest.mark.parametrize("heatmaps", [[], [(1, 1, 12, 16), (2, 1, 12, 16)], [(1, 1, 12, 16), (1, 1, 16, 12)]], ids=str)
+def test_tasks_that_do_not_fit_each_other(small_grid: BevGrid, heatmaps: list[tuple[int, ...]]) -> None:
+    outputs = [
+        CenterOutput(*(torch.zeros(b, c, y, x) for c in (classes, 2, 1, 3, 2, 2))) for b, classes, y, x in heatmaps
+    ]
+    with pytest.raises(ValueError, match="one CenterOutput per task, their heatmaps"):
+        decode_centers(outputs, small_grid)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import BevGrid, PoolPlan
+from bev_ops import BevGrid, PoolPlan, _build
 
 GRID = BevGrid(x=(-4.0, 4.0, 1.0), y=(-3.0, 3.0, 1.0), z=(-1.0, 3.0, 2.0))  # 8 x 6 x 2 cells
 FLAT_GRID = BevGrid(x=(-4.0, 4.0, 1.0), y=(-3.0, 3.0, 1.0), z=(-5.0, 3.0, 8.0))  # 8 x 6 x 1 cells
@@ -48,6 +53,25 @@ def make_inputs() -> Callable[..., SimpleNamespace]:
 def oracle() -> SimpleNamespace:
     """Definitions in plain numpy loops, sharing no code with the package."""
     return SimpleNamespace(plan=_oracle_plan, pool=_oracle_pool, backward=_oracle_backward, nms=_oracle_nms)
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
+    """``emulation(source)``: the CUDA kernels that a file of the folder emulation runs on the CPU."""
+    folder = Path(__file__).parent / "emulation"
+
+    def compiled(source: str) -> ctypes.CDLL:
+        compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+        if compiler is None:
+            pytest.skip("no C++ compiler here")
+        target = tmp_path_factory.mktemp("emulation") / "emulation.so"
+        torch_include = Path(importlib.util.find_spec("torch").origin).parent / "include"
+        includes = ["-I", str(folder), "-I", str(_build.SOURCE_ROOT), "-isystem", str(torch_include)]
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+        subprocess.run([compiler, *flags, *includes, str(folder / source), "-o", target], check=True)
+        return ctypes.CDLL(str(target))
+
+    return compiled
 
 
 def _check_close(got: Tensor, want: Tensor, limit: float = 0.0) -> None:

@@ -56,7 +56,8 @@ def fake_compiler(folder: Path, text: str) -> Path:
 
 def test_public_names() -> None:
     assert set(bev_ops.__all__) == {
-        "BevGrid", "KernelStatus", "PoolPlan", "bev_pool", "iou_rotated", "kernel_status", "nms_circle", "nms_rotated",
+        "BevGrid", "KernelStatus", "NmsRule", "PoolPlan", "best_of_rows", "bev_pool", "iou_rotated", "kernel_status",
+        "nms_batched", "nms_circle", "nms_rotated",
     }  # fmt: skip
     assert all(hasattr(bev_ops, name) for name in bev_ops.__all__)
 

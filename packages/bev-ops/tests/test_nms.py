@@ -1,4 +1,4 @@
-"""nms_rotated and nms_circle against a greedy loop."""
+"""nms_rotated, nms_circle and nms_batched against a greedy loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import _kernels, nms_circle, nms_rotated, reference
+from bev_ops import NmsRule, _kernels, nms_batched, nms_circle, nms_rotated, reference
 
 INF, NAN = float("inf"), float("nan")
 OPERATORS = {"nms_rotated": nms_rotated, "nms_circle": nms_circle}
@@ -17,8 +17,7 @@ OPERATORS = {"nms_rotated": nms_rotated, "nms_circle": nms_circle}
 def suppress(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch):
     """``suppress(name, boxes, scores, limit)`` on a device, by the plain-PyTorch path or by the compiled kernels."""
     if request.param == "reference":
-        for name in OPERATORS:
-            monkeypatch.setattr(f"bev_ops.nms._{name}", getattr(reference, name))
+        monkeypatch.setattr("bev_ops.nms._nms_batched", reference.nms_batched)
     elif not _kernels.load(device):
         pytest.skip("; ".join(str(status) for status in _kernels.kernel_status()))
     return lambda name, boxes, scores, limit: OPERATORS[name](boxes.to(device), scores.to(device), limit).tolist()
@@ -127,6 +126,98 @@ def test_indices_are_int64(device) -> None:
     assert nms_rotated(boxes.to(device), scores.to(device), 0.3).dtype == torch.int64
 
 
+RULES = (
+    NmsRule(overlap=0.1),
+    NmsRule(squared_radius=4.0),
+    NmsRule(overlap=0.2, squared_radius=1.0),
+    NmsRule(overlap=0.1, most=5),
+    NmsRule(squared_radius=0.25, most=0),
+    NmsRule(),
+    NmsRule(overlap=-0.5),
+)
+
+
+@pytest.fixture(params=["reference", "kernels"])
+def suppress_groups(request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch):
+    """``suppress_groups(boxes, valid, rules)`` on a device, by the plain-PyTorch path or by the compiled kernels."""
+    if request.param == "reference":
+        monkeypatch.setattr("bev_ops.nms._nms_batched", reference.nms_batched)
+    elif not _kernels.load(device):
+        pytest.skip("; ".join(str(status) for status in _kernels.kernel_status()))
+    return lambda boxes, valid, rules: nms_batched(boxes.to(device), valid.to(device), rules).cpu()
+
+
+def kept_by_loop(boxes: Tensor, valid: Tensor, rule: NmsRule) -> list[int]:
+    iou, kept = reference.iou_rotated(boxes, boxes), []
+    for candidate in valid.nonzero()[:, 0].tolist():
+        offsets = boxes[kept, :2] - boxes[candidate, :2]
+        near = (offsets * offsets).sum(1) <= rule.squared_radius
+        if len(kept) < rule.most and not (near | (iou[kept, candidate] > rule.overlap)).any():
+            kept.append(candidate)
+    return kept
+
+
+@pytest.mark.parametrize("count", [1, 64, 150])
+@pytest.mark.parametrize(
+    "spread", [1.0, 0.2, 0.0], ids=["boxes here and there", "boxes in clusters", "boxes in one place"]
+)
+def test_every_group_follows_its_own_rule(suppress_groups, count, spread) -> None:
+    groups = [[crowd(count, 2 * (b + len(RULES) * t))[0] for t in range(len(RULES))] for b in range(3)]
+    boxes = torch.stack([torch.stack(sample) for sample in groups])
+    boxes[..., :2] = (boxes[..., :2] / 8).round() * 8 + (boxes[..., :2] - (boxes[..., :2] / 8).round() * 8) * spread
+    valid = torch.rand(3, len(RULES), count, generator=torch.Generator().manual_seed(count)) < 0.9
+    valid[1, 2] = False
+    keep = suppress_groups(boxes, valid, RULES)
+    for b in range(3):
+        for t, rule in enumerate(RULES):
+            assert keep[b, t].nonzero()[:, 0].tolist() == kept_by_loop(boxes[b, t], valid[b, t], rule), (b, rule)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, 1e19], ids=str)
+def test_degenerate_sizes(suppress_groups, size) -> None:
+    boxes, _ = crowd(40, 0)
+    boxes[::2, 2] = size
+    boxes[1::3, 3] = size
+    want = reference.nms_batched(boxes[None, None], torch.ones(1, 1, 40, dtype=torch.bool), [0.0], [-INF], [99])
+    keep = suppress_groups(boxes[None, None], torch.ones(1, 1, 40, dtype=torch.bool), [NmsRule(overlap=0.0)])
+    assert keep.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 2, 0)], ids=str)
+def test_empty_groups(suppress_groups, shape) -> None:
+    keep = suppress_groups(torch.zeros(*shape, 5), torch.zeros(shape, dtype=torch.bool), RULES[: shape[1]])
+    assert keep.shape == shape
+
+
+def test_what_is_not_valid_removes_nothing(suppress_groups) -> None:
+    boxes = torch.tensor([[NAN] * 5, [0, 0, 4, 2, 0], [0, 0, 4, 2, 0.0]])[None, None]
+    valid = torch.tensor([False, False, True])[None, None]
+    assert suppress_groups(boxes, valid, [NmsRule(overlap=0.1, squared_radius=9.0)]).tolist() == [
+        [[False, False, True]]
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: no CUDA graph was captured")
+def test_a_cuda_graph_captures_it() -> None:
+    boxes = torch.stack([crowd(300, seed)[0] for seed in range(4)]).view(2, 2, 300, 5).cuda()
+    valid = torch.ones(2, 2, 300, dtype=torch.bool, device="cuda")
+    rules = (NmsRule(overlap=0.1), NmsRule(squared_radius=4.0))
+    want = nms_batched(boxes, valid, rules)
+    input_boxes = torch.zeros_like(boxes)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        keep = nms_batched(input_boxes, valid, rules)
+    input_boxes.copy_(boxes)
+    graph.replay()
+    assert torch.equal(keep, want)
+
+
+def batched(boxes: Tensor, rules: int = 2) -> Tensor:
+    return nms_batched(boxes, torch.ones(1, max(2, rules), 3, dtype=torch.bool), [NmsRule()] * rules)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -139,6 +230,13 @@ def test_indices_are_int64(device) -> None:
         (lambda: nms_rotated(torch.ones(3, 5), torch.ones(3), NAN), "threshold must be a number"),
         (lambda: nms_circle(torch.ones(3, 2), torch.ones(3), -1.0), "radius must not be negative, got -1"),
         (lambda: nms_circle(torch.ones(3, 2), torch.ones(3), NAN), "radius must not be negative, got nan"),
+        (lambda: NmsRule(overlap=NAN), "overlap and squared_radius must be numbers, got nan and -inf"),
+        (lambda: NmsRule(most=-1), "most must not be negative, got -1"),
+        (lambda: batched(torch.ones(3, 5)), r"boxes must be floating \(B, T, M, 5\), got torch.float32 \(3, 5\)"),
+        (lambda: batched(torch.ones(1, 2, 3, 5).int()), r"must be floating .* got torch.int32"),
+        (lambda: batched(torch.ones(1, 2, 4, 5)), r"valid must be bool \(1, 2, 4\) .* got torch.bool \(1, 2, 3\)"),
+        (lambda: batched(torch.ones(1, 2, 3, 5), rules=1), "rules must be one per .* here 2, and at most 64; got 1"),
+        (lambda: batched(torch.ones(1, 65, 3, 5), rules=65), "at most 64; got 65"),
     ],
 )
 def test_refuses(call, message) -> None:

@@ -13,6 +13,7 @@ from bev_ops import BevGrid, PoolPlan, _kernels, bev_pool, iou_rotated, nms_circ
 from bev_ops.plan import LONG_CELL, min_run
 
 OPS = torch.ops.bev_ops
+INF = float("inf")
 
 
 def pool_arguments(inputs: SimpleNamespace) -> tuple[object, ...]:
@@ -25,7 +26,7 @@ def pool_arguments(inputs: SimpleNamespace) -> tuple[object, ...]:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: no operator was tested on one")
 def test_every_kernel_is_compiled_on_a_gpu() -> None:
     assert _kernels.load("cuda"), str(_kernels.kernel_status()[1])
-    for name in ("pool_plan", "bev_pool", "bev_pool_backward", "iou_rotated", "nms_rotated", "nms_circle"):
+    for name in ("pool_plan", "bev_pool", "bev_pool_backward", "iou_rotated", "nms_batched"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bev_ops::{name}", "CUDA"), name
 
 
@@ -53,8 +54,10 @@ def test_opcheck_bev_pool_backward(make_inputs, device) -> None:
 def test_opcheck_overlap_and_suppression(device, dtype) -> None:
     boxes = torch.rand(6, 5, device=device, dtype=dtype)
     torch.library.opcheck(OPS.iou_rotated, (boxes, boxes[:4].clone()))
-    torch.library.opcheck(OPS.nms_rotated, (boxes, 0.3))
-    torch.library.opcheck(OPS.nms_circle, (boxes[:, :2].contiguous(), 0.3))
+    valid = torch.ones(2, 3, 4, dtype=torch.bool, device=device)
+    groups = torch.rand(2, 3, 4, 5, device=device, dtype=dtype)
+    limits = ([0.3, INF, 0.1], [-INF, 0.3, 0.1], [4, 4, 1])
+    torch.library.opcheck(OPS.nms_batched, (groups, valid, *limits))
 
 
 class Lift(nn.Module):

@@ -2,8 +2,8 @@
 
 from .box_code import CenterOutput, decode_boxes, encode_boxes, gather_codes
 from .center_head import CenterHead
-from .decode import decode_centers
-from .detections import Detections
+from .decode import decode_centers, decode_centers_padded
+from .detections import Detections, PaddedDetections
 from .losses import center_loss, gaussian_focal_loss, mean_over_processes
 from .occupancy_head import OccupancyHead, occupancy_loss
 from .options import CenterLossOptions, CenterTargetOptions, DecodeOptions, NmsOptions
@@ -19,10 +19,12 @@ __all__ = [
     "Detections",
     "NmsOptions",
     "OccupancyHead",
+    "PaddedDetections",
     "center_loss",
     "center_targets",
     "decode_boxes",
     "decode_centers",
+    "decode_centers_padded",
     "encode_boxes",
     "gather_codes",
     "gaussian_focal_loss",

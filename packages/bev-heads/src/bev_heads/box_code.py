@@ -14,6 +14,8 @@ from torch import Tensor
 
 from bev_ops import BevGrid
 
+from ._constants import constant
+
 __all__ = ["BoxCodes", "CenterOutput", "decode_boxes", "encode_boxes", "gather_codes"]
 
 
@@ -78,7 +80,8 @@ def decode_boxes(code: Tensor, cell: Tensor, grid: BevGrid, *, log_dimensions: b
     """Boxes (..., 9) in the key-ego frame from codes (..., 10) and their cell numbers (...) int64."""
     cells_x = grid.size[0]
     cell_xy = torch.stack([cell % cells_x, cell // cells_x], dim=-1)
-    xy = (cell_xy + code[..., :2]) * code.new_tensor(grid.step[:2]) + code.new_tensor(grid.lower[:2])
+    lower, step = constant(grid.lower[:2], code, code.dtype), constant(grid.step[:2], code, code.dtype)
+    xy = (cell_xy + code[..., :2]) * step + lower
     size = code[..., 3:6].exp() if log_dimensions else code[..., 3:6]
     yaw = torch.atan2(code[..., 6:7], code[..., 7:8])
     return torch.cat([xy, code[..., 2:3], size, yaw, code[..., 8:10]], dim=-1)

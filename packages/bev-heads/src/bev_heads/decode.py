@@ -1,26 +1,29 @@
 """From raw predictions to detections.
 
-Shapes: B samples, K classes of a task, (Y, X) cells, C candidates per sample, M boxes.
+Shapes: B samples, T tasks, (Y, X) cells, C candidates per sample and task, K rows of a padded result, M boxes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from bev_ops import BevGrid, nms_circle, nms_rotated
+from bev_ops import BevGrid, NmsRule, best_of_rows, nms_batched
 
+from ._constants import constant
 from .box_code import CenterOutput, decode_boxes, gather_codes
-from .detections import Detections
+from .detections import Detections, PaddedDetections
 from .options import DecodeOptions, NmsOptions
 
-__all__ = ["decode_centers"]
+__all__ = ["decode_centers", "decode_centers_padded"]
 
 
-@torch.no_grad()
 def decode_centers(
     outputs: Sequence[CenterOutput], grid: BevGrid, options: DecodeOptions | None = None, *, log_dimensions: bool = True
 ) -> list[Detections]:
@@ -28,47 +31,162 @@ def decode_centers(
 
     The best cells of each task become boxes; those above the score threshold with their centre in range pass the
     suppression of their task. Labels count the classes of all tasks one after another.
+
+    Waits for the device once, for the numbers of boxes; see ``decode_centers_padded`` for a result without that.
+
+    Raises:
+        ValueError: as ``decode_centers_padded``.
+    """
+    return decode_centers_padded(outputs, grid, options, log_dimensions=log_dimensions).unpadded()
+
+
+@torch.no_grad()
+def decode_centers_padded(
+    outputs: Sequence[CenterOutput], grid: BevGrid, options: DecodeOptions | None = None, *, log_dimensions: bool = True
+) -> PaddedDetections:
+    """Detections of all samples in tensors whose shapes do not depend on the values; the same boxes in the same order.
+
+    All tasks and samples go through one selection and one suppression. Nothing waits for the device, so that the call
+    can be exported, or captured in a CUDA graph after a first call outside of it. K is the sum over the tasks of the
+    most boxes that may leave their suppression.
+
+    Raises:
+        ValueError: there is no task, the tasks differ in samples or cells, or the options do not fit the tasks.
     """
     options = options or DecodeOptions()
-    classes_per_task = tuple(output.heatmap.shape[1] for output in outputs)
-    first_labels = accumulate(classes_per_task[:-1], initial=0)
-    per_task = [
-        [_suppress(candidates, nms, first_label) for candidates in _candidates(output, grid, options, log_dimensions)]
-        for output, nms, first_label in zip(outputs, options.nms_of_tasks(classes_per_task), first_labels, strict=True)
-    ]
-    return [Detections.concatenate(tasks) for tasks in zip(*per_task, strict=True)]
+    tasks = _Tasks.of(outputs, options)
+    candidates = _best_cells(outputs, tasks, grid, log_dimensions)
+    valid = _valid(candidates, tasks, options)
+    keep = nms_batched(_compared_boxes(candidates, tasks), valid, [_rule(nms) for nms in tasks.nms])
+    return _packed(candidates, keep, sum(tasks.most_kept))
 
 
-def _candidates(output: CenterOutput, grid: BevGrid, options: DecodeOptions, log_dimensions: bool) -> list[Detections]:
-    """Per sample the boxes of one task before suppression, best first; labels count from 0."""
+class _Tasks(NamedTuple):
+    """Sizes and rules of all tasks; one class slot per task and class, as many for each task as the largest has."""
+
+    classes: tuple[int, ...]
+    cells: int
+    nms: tuple[NmsOptions, ...]
+    max_candidates: int
+
+    @classmethod
+    def of(cls, outputs: Sequence[CenterOutput], options: DecodeOptions) -> _Tasks:
+        shapes = [output.heatmap.shape for output in outputs]
+        if len({(shape[0], *shape[2:]) for shape in shapes}) != 1:
+            raise ValueError(
+                "outputs must hold one CenterOutput per task, their heatmaps (B, K, Y, X) equal in B, Y and X; "
+                f"got {[tuple(shape) for shape in shapes]}"
+            )
+        classes = tuple(shape[1] for shape in shapes)
+        return cls(classes, shapes[0][2] * shapes[0][3], options.nms_of_tasks(classes), options.max_candidates)
+
+    @property
+    def slots(self) -> int:
+        """Class slots per task."""
+        return max(self.classes)
+
+    @property
+    def candidates(self) -> int:
+        return min(self.max_candidates, self.slots * self.cells)
+
+    @property
+    def most_kept(self) -> list[int]:
+        available = (min(self.max_candidates, classes * self.cells) for classes in self.classes)
+        return [min(count, nms.pre_max, nms.post_max) for count, nms in zip(available, self.nms, strict=True)]
+
+    @property
+    def labels(self) -> list[int]:
+        """Label of every class slot; that of a slot without a class means nothing."""
+        first_labels = accumulate(self.classes[:-1], initial=0)
+        return [first + slot for first in first_labels for slot in range(self.slots)]
+
+    @property
+    def size_factors(self) -> list[float]:
+        """Factor on the sizes of every class slot while boxes are compared."""
+        factors: list[float] = []
+        for nms in self.nms:
+            given = nms.rescale or (1.0,)
+            factors += [given[min(slot, len(given) - 1)] for slot in range(self.slots)]
+        return factors
+
+
+class _Candidates(NamedTuple):
+    """The best cells of every task, best first."""
+
+    boxes: Tensor  # (B, T, C, 9)
+    scores: Tensor  # (B, T, C)
+    slots: Tensor  # (B, T, C) int64, class slots, counted over all tasks
+    labels: Tensor  # (B, T, C) int64
+
+
+def _best_cells(outputs: Sequence[CenterOutput], tasks: _Tasks, grid: BevGrid, log_dimensions: bool) -> _Candidates:
     # The published code takes the best C per class and then the best C of those: the same cells as the best C of all.
-    probability = output.heatmap.float().sigmoid().flatten(1)
-    cells = output.heatmap.shape[2] * output.heatmap.shape[3]
-    scores, index = probability.topk(min(options.max_candidates, probability.shape[1]), dim=1)
-    labels, cell = index // cells, index % cells
-    boxes = decode_boxes(gather_codes(output, cell), cell, grid, log_dimensions=log_dimensions)
-
-    center_range = boxes.new_tensor(options.center_range)
-    in_range = ((boxes[..., :3] >= center_range[:3]) & (boxes[..., :3] <= center_range[3:])).all(dim=2)
-    # A diverged model may predict sizes beyond float32; such boxes have no overlap to speak of.
-    kept = (scores > options.score_threshold) & in_range & boxes.isfinite().all(dim=2)
-    return [Detections(*(field[b][kept[b]] for field in (boxes, scores, labels))) for b in range(len(kept))]
+    best = best_of_rows(_probabilities(outputs, tasks).flatten(0, 1), tasks.candidates)
+    scores, index = (values.unflatten(0, (-1, len(outputs))) for values in best)
+    cell = index % tasks.cells
+    # Stacked as they are gathered, number by number of a code: sizes and angles lie in rows.
+    codes = torch.stack([gather_codes(output, cell[:, t]).mT for t, output in enumerate(outputs)], dim=1)
+    boxes = decode_boxes(codes.mT, cell, grid, log_dimensions=log_dimensions)
+    first_slots = constant([t * tasks.slots for t in range(len(outputs))], boxes, torch.int64)
+    slots = index // tasks.cells + first_slots[:, None]
+    return _Candidates(boxes, scores, slots, constant(tasks.labels, boxes, torch.int64)[slots])
 
 
-def _suppress(candidates: Detections, nms: NmsOptions, first_label: int) -> Detections:
-    candidates = candidates[: nms.pre_max]
-    boxes, scores, labels = candidates.boxes, candidates.scores, candidates.labels
+def _probabilities(outputs: Sequence[CenterOutput], tasks: _Tasks) -> Tensor:
+    """(B, T, slots * Y * X); -1 where a task has fewer classes than another."""
+    flat = [output.heatmap.float().sigmoid().flatten(1) for output in outputs]
+    length = tasks.slots * tasks.cells
+    return torch.stack(
+        [
+            row if row.shape[1] == length else functional.pad(row, (0, length - row.shape[1]), value=-1.0)
+            for row in flat
+        ],
+        dim=1,
+    )
+
+
+def _valid(candidates: _Candidates, tasks: _Tasks, options: DecodeOptions) -> Tensor:
+    """(B, T, C) bool, the candidates that enter the suppression."""
+    boxes, free = candidates.boxes, (math.inf,) * 6
+    lower = constant((*options.center_range[:3], *(-bound for bound in free)), boxes)
+    upper = constant((*options.center_range[3:], *free), boxes)
+    # 0 only for a centre in range and finite numbers: of the others, infinity less infinity and NaN are NaN. A diverged
+    # model may predict sizes beyond float32; such boxes have no overlap to speak of.
+    beyond = (boxes - boxes.clamp(lower, upper)).abs().sum(-1)
+    # A threshold below 0 lets every class in, but no slot without a class.
+    valid = (candidates.scores > max(options.score_threshold, -0.5)) & (beyond == 0)
+    pre_max = [nms.pre_max for nms in tasks.nms]
+    if min(pre_max) < tasks.candidates:
+        valid &= valid.cumsum(-1) <= constant(pre_max, boxes, torch.int64)[:, None]
+    return valid
+
+
+def _compared_boxes(candidates: _Candidates, tasks: _Tasks) -> Tensor:
+    """(B, T, C, 5) x, y, length, width, yaw, with sizes as they count in the suppression."""
+    boxes = candidates.boxes
+    factors = constant(tasks.size_factors, boxes)[candidates.slots]
+    return torch.cat([boxes[..., :2], boxes[..., 3:5] * factors[..., None], boxes[..., 6:7]], dim=-1)
+
+
+def _rule(nms: NmsOptions) -> NmsRule:
     if nms.kind == "circle":
-        keep = nms_circle(boxes[:, :2], scores, nms.radius)
-    else:
-        size = boxes[:, 3:5] * _size_factors(labels, nms.rescale)
-        keep = nms_rotated(torch.cat([boxes[:, :2], size, boxes[:, 6:7]], dim=1), scores, nms.threshold)
-    keep = keep[: nms.post_max]
-    return Detections(boxes[keep], scores[keep], labels[keep] + first_label)
+        return NmsRule(squared_radius=nms.radius, most=nms.post_max)
+    return NmsRule(overlap=nms.threshold, most=nms.post_max)
 
 
-def _size_factors(labels: Tensor, rescale: tuple[float, ...]) -> Tensor | float:
-    """Factors (M, 1), or one for all, on the sizes of boxes with labels (M,)."""
-    if len(rescale) <= 1:
-        return rescale[0] if rescale else 1.0
-    return torch.tensor(rescale, device=labels.device)[labels].unsqueeze(1)
+def _packed(candidates: _Candidates, keep: Tensor, rows: int) -> PaddedDetections:
+    """The kept candidates (B, T, C) moved together, in ``rows`` rows per sample."""
+    keep = keep.flatten(1)
+    number = keep.cumsum(1)
+    # Candidates that are not kept go to one spare row at the end, which is cut off.
+    row = torch.where(keep, number - 1, rows)
+
+    def packed(values: Tensor, padding: int) -> Tensor:  # (B, T, C, ...) -> (B, rows, ...)
+        values = values.flatten(1, 2)
+        target = values.new_full((values.shape[0], rows + 1, *values.shape[2:]), padding)
+        at = row if values.ndim == 2 else row[..., None].expand(values.shape)
+        return target.scatter_(1, at, values)[:, :rows]
+
+    return PaddedDetections(
+        packed(candidates.boxes, 0), packed(candidates.scores, 0), packed(candidates.labels, -1), number[:, -1]
+    )

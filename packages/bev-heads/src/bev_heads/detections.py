@@ -1,17 +1,18 @@
-"""The result of a detection head for one sample.
+"""The result of a detection head.
 
-Shapes: M boxes.
+Shapes: B samples, K rows of a padded result, M boxes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Detections"]
+__all__ = ["Detections", "PaddedDetections"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,3 +66,19 @@ class Detections:
             torch.cat([part.scores for part in parts]),
             torch.cat([part.labels for part in parts]),
         )
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of a batch in tensors of fixed shapes: those of sample b are its first ``counts[b]`` rows."""
+
+    boxes: Tensor  # (B, K, 9) as in Detections; 0 in the rows that are left over
+    scores: Tensor  # (B, K) 0 in the rows that are left over
+    labels: Tensor  # (B, K) int64, -1 in the rows that are left over
+    counts: Tensor  # (B,) int64
+
+    def unpadded(self) -> list[Detections]:
+        """One Detections per sample, views of the padded rows. Waits for the device once, for the counts."""
+        return [
+            Detections(self.boxes[b, :count], self.scores[b, :count], self.labels[b, :count])
+            for b, count in enumerate(self.counts.tolist())
+        ]

@@ -1,7 +1,7 @@
 """The definition of every operator in plain PyTorch, and the oracle of its tests.
 
 Each function takes the arguments of the operator of the same name (see the schemas in ``plan.py``, ``pool.py``,
-``overlap.py`` and ``nms.py``) and runs on any device.
+``overlap.py``, ``nms.py`` and ``best.py``) and runs on any device.
 
 Letters of the shape comments: B samples, N cameras, D depth bins, C channels, h x w feature pixels, (X, Y, Z) grid
 cells, P = B*N*D*h*w frustum points, M and K boxes.
@@ -142,22 +142,26 @@ def iou_rotated(
     return torch.cat(parts) if parts else boxes_a.new_zeros(0, boxes_b.shape[0])
 
 
-def nms_rotated(
-    boxes: Tensor,  # (M, 5) best first
-    threshold: float,
+def nms_batched(
+    boxes: Tensor,  # (B, T, M, 5) best first
+    valid: Tensor,  # (B, T, M) bool
+    overlaps: Sequence[float],  # T
+    radii: Sequence[float],  # T, squared metres
+    most: Sequence[int],  # T
 ) -> Tensor:
-    """Greedy suppression of boxes whose overlap with a kept, better one exceeds the threshold: (M,) bool."""
-    return _keep_greedily(iou_rotated(boxes, boxes) > threshold)
+    """Greedy suppression within every group, by overlap and by squared distance: (B, T, M) bool."""
+    keep = torch.zeros_like(valid)
+    for b, sample in enumerate(boxes):
+        for t, group in enumerate(sample):
+            removes = (iou_rotated(group, group) > overlaps[t]) | (_squared_distances(group) <= radii[t])
+            keep[b, t] = _keep_greedily(removes, valid[b, t], most[t])
+    return keep
 
 
-def nms_circle(
-    centers: Tensor,  # (M, 2) best first
-    radius: float,
-) -> Tensor:
-    """Greedy suppression of centres within a squared distance of a kept, better one: (M,) bool."""
-    difference = centers[:, None] - centers[None]
-    squared = difference[..., 0] * difference[..., 0] + difference[..., 1] * difference[..., 1]
-    return _keep_greedily(squared.double() <= radius)
+def best_of_rows(values: Tensor, count: int) -> tuple[Tensor, Tensor]:  # (R, N)
+    """The greatest numbers of every row, best first, and their indices: (R, count) each."""
+    best, index = values.topk(count)
+    return best, index
 
 
 def _cell_of_point(points: Tensor, lower: Sequence[float], step: Sequence[float], size: Sequence[int]) -> Tensor:
@@ -293,11 +297,18 @@ def _clamp(value: Tensor, half: Tensor) -> Tensor:
     return value.maximum(-half).minimum(half)
 
 
-def _keep_greedily(suppresses: Tensor) -> Tensor:
-    """(M, M) bool, row suppresses column -> (M,) bool of the rows that survive, taken in order."""
-    table = suppresses.cpu()
-    keep = torch.ones(table.shape[0], dtype=torch.bool)
-    for i in range(table.shape[0]):
-        if keep[i]:
-            keep[i + 1 :] &= ~table[i, i + 1 :]
-    return keep.to(suppresses.device)
+def _squared_distances(boxes: Tensor) -> Tensor:
+    difference = boxes[:, None, :2] - boxes[None, :, :2]
+    return (difference[..., 0] * difference[..., 0] + difference[..., 1] * difference[..., 1]).double()
+
+
+def _keep_greedily(removes: Tensor, valid: Tensor, most: int) -> Tensor:
+    """(M, M) bool, row removes column, and (M,) bool -> (M,) bool of the rows that are kept, taken in order."""
+    table, left = removes.cpu(), valid.cpu().clone()
+    keep = torch.zeros_like(left)
+    for i in range(len(left)):
+        if left[i] and most > 0:
+            keep[i] = True
+            most -= 1
+            left &= ~table[i]
+    return keep.to(valid.device)

@@ -241,13 +241,6 @@ inline void __pipeline_commit() {}
 
 inline void __pipeline_wait_prior(int) {}
 
-// Threads run one at a time.
-inline int atomicAdd(int* target, int value) {
-  const int before = *target;
-  *target += value;
-  return before;
-}
-
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
 
 namespace bev_ops {

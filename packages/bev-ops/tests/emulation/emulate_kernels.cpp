@@ -1,9 +1,8 @@
 // Runs the CUDA kernels' source on the CPU, behind plain C functions for the tests. Every function returns an empty
 // string, or what went wrong.
-#define BEV_OPS_CUDA_RUNTIME "cuda_emulator.h"
+#define BEV_OPS_CUDA_RUNTIME "cuda_votes.h"
 #include <algorithm>
 
-#include "cuda/nms_kernels.cuh"
 #include "cuda/plan_kernels.cuh"
 #include "cuda/pool_backward.cuh"
 #include "cuda/pool_forward.cuh"
@@ -146,17 +145,6 @@ void plan(bev_ops::PlanArgs args, int32_t* entries) {
   std::sort(args.long_cells, args.long_cells + *args.long_count);
 }
 
-template <typename T, typename Test>
-void suppress(const T* candidates, int64_t count, Test test, bool* keep) {
-  using bev_ops::kWord;
-  const unsigned words = static_cast<unsigned>((count + kWord - 1) / kWord);
-  std::vector<unsigned long long> bits(count * words, ~0ull);
-  emulator::launch({words, words, 1}, kWord, 0,
-                   [&] { bev_ops::fill_suppression(candidates, count, test, bits.data()); });
-  emulator::launch({1, 1, 1}, bev_ops::kGreedyThreads, words * sizeof(bits[0]),
-                   [&] { bev_ops::keep_greedily(bits.data(), count, static_cast<int>(words), keep); });
-}
-
 template <typename Body>
 const char* guarded(int order, const Body& body) {
   static std::string message;
@@ -241,25 +229,6 @@ const char* emulate_backward(int order, int dtype, const PoolSizes* sizes, const
     with_type(dtype, [&](auto type) {
       backward<decltype(type)>(*sizes, grad, depth, context, cell_of_point, depth_grad, context_grad);
     });
-  });
-}
-
-const char* emulate_nms_rotated(int order, const float* boxes, int64_t count, double threshold, bool* keep) {
-  return guarded(order, [&] {
-    suppress(boxes, count, bev_ops::RotatedTest<float>{static_cast<float>(threshold)}, keep);
-  });
-}
-
-const char* emulate_nms_circle(int order, const float* centers, int64_t count, double radius, bool* keep) {
-  return guarded(order, [&] { suppress(centers, count, bev_ops::CircleTest<float>{radius}, keep); });
-}
-
-const char* emulate_iou(int order, const float* boxes_a, const float* boxes_b, int64_t rows, int64_t columns,
-                        float* iou) {
-  const unsigned blocks = static_cast<unsigned>((rows * columns + bev_ops::kPairThreads - 1) / bev_ops::kPairThreads);
-  return guarded(order, [&] {
-    emulator::launch({blocks, 1, 1}, bev_ops::kPairThreads, 0,
-                     [&] { bev_ops::fill_iou(boxes_a, boxes_b, rows, columns, iou); });
   });
 }
 

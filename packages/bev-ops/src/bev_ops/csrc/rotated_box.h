@@ -74,12 +74,47 @@ BEV_OPS_HOST_DEVICE T edge_integral(T x0, T y0, T x1, T y1, T half_x, T half_y, 
   return first + middle + x_leave * (clamp(y1, -half_y, half_y) - y_out);
 }
 
+// A box with what its pairs share.
 template <typename T>
-BEV_OPS_HOST_DEVICE T intersection_area(const RotatedBox<T>& a, const RotatedBox<T>& b) {
+struct TurnedBox {
+  RotatedBox<T> box;
+  T cos_yaw, sin_yaw;
+  T reach;  // radius of the circle around it
+};
+
+template <typename T>
+BEV_OPS_HOST_DEVICE TurnedBox<T> turned(const RotatedBox<T>& box) {
+  return {box, std::cos(box.yaw), std::sin(box.yaw), std::hypot(box.length, box.width) / T(2)};
+}
+
+// The centre of a as b sees it.
+template <typename T>
+struct Position {
+  T x, y;
+};
+
+template <typename T>
+BEV_OPS_HOST_DEVICE Position<T> position_in(const TurnedBox<T>& b, const RotatedBox<T>& a) {
+  const T dx = a.x - b.box.x, dy = a.y - b.box.y;
+  return {dx * b.cos_yaw + dy * b.sin_yaw, dy * b.cos_yaw - dx * b.sin_yaw};
+}
+
+// True only for boxes whose overlap is zero to the last bit: the circle around a lies beyond a side of b, so that every
+// corner of a is clamped to that side, with a margin far above the rounding of the corners.
+template <typename T>
+BEV_OPS_HOST_DEVICE bool clearly_apart(const TurnedBox<T>& a, const TurnedBox<T>& b) {
+  const Position<T> center = position_in(b, a.box);
+  const T margin = T(1.001), half = T(0.5);
+  return std::fabs(center.x) > margin * (half * std::fabs(b.box.length) + a.reach) ||
+         std::fabs(center.y) > margin * (half * std::fabs(b.box.width) + a.reach);
+}
+
+template <typename T>
+BEV_OPS_HOST_DEVICE T intersection_area(const RotatedBox<T>& a, const TurnedBox<T>& turned_b) {
+  const RotatedBox<T>& b = turned_b.box;
   const T half_x = b.length / T(2), half_y = b.width / T(2);
-  const T cos_b = std::cos(b.yaw), sin_b = std::sin(b.yaw);
-  const T dx = a.x - b.x, dy = a.y - b.y;
-  const T center_x = dx * cos_b + dy * sin_b, center_y = dy * cos_b - dx * sin_b;
+  const Position<T> center = position_in(turned_b, a);
+  const T center_x = center.x, center_y = center.y;
   const T turn = a.yaw - b.yaw;
   const T cos_turn = std::cos(turn), sin_turn = std::sin(turn);
   const T along_x = cos_turn * (a.length / T(2)), along_y = sin_turn * (a.length / T(2));
@@ -96,23 +131,15 @@ BEV_OPS_HOST_DEVICE T intersection_area(const RotatedBox<T>& a, const RotatedBox
           edge_integral(xs[2], ys[2], xs[3], ys[3], half_x, half_y, origin));
 }
 
-// False for boxes whose circumscribed circles are clearly apart: their overlap is zero.
-template <typename T>
-BEV_OPS_HOST_DEVICE bool may_overlap(const RotatedBox<T>& a, const RotatedBox<T>& b) {
-  const T dx = a.x - b.x, dy = a.y - b.y;
-  const T reach = std::fabs(a.length) + std::fabs(a.width) + std::fabs(b.length) + std::fabs(b.width);
-  return !(dx * dx + dy * dy > reach * reach);
-}
-
 // A box without area, or with a value that is not finite, overlaps nothing.
 template <typename T>
-BEV_OPS_HOST_DEVICE T rotated_iou(const RotatedBox<T>& a, const RotatedBox<T>& b) {
-  const T area_a = larger(a.length, T(0)) * larger(a.width, T(0));
-  const T area_b = larger(b.length, T(0)) * larger(b.width, T(0));
-  if (!(area_a > T(0) && area_b > T(0)) || !may_overlap(a, b)) {
+BEV_OPS_HOST_DEVICE T rotated_iou(const TurnedBox<T>& a, const TurnedBox<T>& b) {
+  const T area_a = larger(a.box.length, T(0)) * larger(a.box.width, T(0));
+  const T area_b = larger(b.box.length, T(0)) * larger(b.box.width, T(0));
+  if (!(area_a > T(0) && area_b > T(0)) || clearly_apart(a, b)) {
     return T(0);
   }
-  const T shared = smaller(smaller(larger(intersection_area(a, b), T(0)), area_a), area_b);
+  const T shared = smaller(smaller(larger(intersection_area(a.box, b), T(0)), area_a), area_b);
   const T iou = shared / (area_a + area_b - shared);
   return shared > T(0) && iou > T(0) ? iou : T(0);
 }

@@ -1,6 +1,5 @@
 // Rotated overlap and greedy suppression on the CPU.
-#include "../rotated_box.h"
-#include "../tensors.h"
+#include "../nms_limits.h"
 
 #include <algorithm>
 
@@ -8,15 +7,24 @@ namespace bev_ops {
 namespace {
 
 template <typename T>
+std::vector<TurnedBox<T>> turned_boxes(const Tensor& boxes) {
+  const T* data = static_cast<const T*>(boxes.data_ptr());
+  std::vector<TurnedBox<T>> result(boxes.size(0));
+  for (size_t i = 0; i < result.size(); ++i) {
+    result[i] = turned(box_at(data, i));
+  }
+  return result;
+}
+
+template <typename T>
 void fill_iou(const Tensor& boxes_a, const Tensor& boxes_b, const Tensor& out) {
-  const T* a = static_cast<const T*>(boxes_a.data_ptr());
-  const T* b = static_cast<const T*>(boxes_b.data_ptr());
+  const std::vector<TurnedBox<T>> a = turned_boxes<T>(boxes_a), b = turned_boxes<T>(boxes_b);
   T* iou = static_cast<T*>(out.data_ptr());
   const int64_t columns = boxes_b.size(0);
   torch::stable::parallel_for(0, boxes_a.size(0), 8, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t j = 0; j < columns; ++j) {
-        iou[i * columns + j] = rotated_iou(box_at(a, i), box_at(b, j));
+        iou[i * columns + j] = rotated_iou(a[i], b[j]);
       }
     }
   });
@@ -30,48 +38,55 @@ Tensor iou_rotated(const Tensor& boxes_a, const Tensor& boxes_b) {
   return out;
 }
 
-// Walks candidates best first; `suppresses(i, j)` says whether a kept i removes a later j.
-template <typename Suppresses>
-Tensor keep_greedily(const Tensor& candidates, const Suppresses& suppresses) {
-  const int64_t count = candidates.size(0);
-  Tensor mask = empty_on(candidates, {count}, ScalarType::Bool);
-  bool* keep = static_cast<bool*>(mask.data_ptr());
-  std::fill(keep, keep + count, true);
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = i + 1; keep[i] && j < count; ++j) {
-      keep[j] = keep[j] && !suppresses(i, j);
+template <typename T>
+struct Candidate {
+  int64_t row;
+  TurnedBox<T> box;
+};
+
+// One group: the best of those that are left is kept, and what it removes leaves the list.
+template <typename T>
+void keep_greedily(const T* boxes, const bool* valid, int64_t count, const NmsRule<T>& rule, bool* keep) {
+  std::fill(keep, keep + count, false);
+  std::vector<Candidate<T>> left;
+  for (int64_t row = 0; row < count; ++row) {
+    if (valid[row]) {
+      left.push_back({row, turned(box_at(boxes, row))});
     }
   }
-  return mask;
+  auto best = left.begin(), end = left.end();
+  for (long long kept = 0; best != end && kept < rule.most; ++best, ++kept) {
+    keep[best->row] = true;
+    end = std::remove_if(best + 1, end, [&](const Candidate<T>& other) {
+      const Verdict verdict = rule.at_a_glance(best->box, other.box);
+      return verdict == Verdict::kGoes ||
+             (verdict == Verdict::kUnsure && rule.overlaps_too_much(best->box, other.box));
+    });
+  }
 }
 
 template <typename T>
-Tensor suppress_rotated(const Tensor& boxes, double threshold) {
-  const T* data = static_cast<const T*>(boxes.data_ptr());
-  return keep_greedily(boxes, [=](int64_t i, int64_t j) {
-    return rotated_iou(box_at(data, i), box_at(data, j)) > static_cast<T>(threshold);
+void suppress(const Tensor& boxes, const Tensor& valid, const NmsLimits& limits, const Tensor& keep) {
+  const int64_t count = boxes.size(2), rules = boxes.size(1);
+  const T* source = static_cast<const T*>(boxes.data_ptr());
+  const bool* may_stay = static_cast<const bool*>(valid.data_ptr());
+  bool* result = static_cast<bool*>(keep.data_ptr());
+  torch::stable::parallel_for(0, boxes.size(0) * rules, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * count;
+      keep_greedily(source + 5 * first, may_stay + first, count, limits.rule<T>(group % rules), result + first);
+    }
   });
 }
 
-Tensor nms_rotated(const Tensor& boxes, double threshold) {
-  const Tensor source = torch::stable::contiguous(boxes);
-  return (source.scalar_type() == ScalarType::Double ? suppress_rotated<double> : suppress_rotated<float>)(source,
-                                                                                                           threshold);
-}
-
-template <typename T>
-Tensor suppress_circle(const Tensor& centers, double radius) {
-  const T* data = static_cast<const T*>(centers.data_ptr());
-  return keep_greedily(centers, [=](int64_t i, int64_t j) {
-    const T dx = data[2 * i] - data[2 * j], dy = data[2 * i + 1] - data[2 * j + 1];
-    return static_cast<double>(dx * dx + dy * dy) <= radius;
-  });
-}
-
-Tensor nms_circle(const Tensor& centers, double radius) {
-  const Tensor source = torch::stable::contiguous(centers);
-  return (source.scalar_type() == ScalarType::Double ? suppress_circle<double> : suppress_circle<float>)(source,
-                                                                                                         radius);
+Tensor nms_batched(const Tensor& boxes, const Tensor& valid, std::vector<double> overlaps, std::vector<double> radii,
+                   std::vector<int64_t> most) {
+  const NmsLimits limits{overlaps, radii, most};
+  limits.check(boxes, valid);
+  const Tensor source = torch::stable::contiguous(boxes), may_stay = torch::stable::contiguous(valid);
+  Tensor keep = empty_on(source, {source.size(0), source.size(1), source.size(2)}, ScalarType::Bool);
+  (source.scalar_type() == ScalarType::Double ? suppress<double> : suppress<float>)(source, may_stay, limits, keep);
+  return keep;
 }
 
 }  // namespace
@@ -79,6 +94,5 @@ Tensor nms_circle(const Tensor& centers, double radius) {
 
 STABLE_TORCH_LIBRARY_IMPL(bev_ops, CPU, m) {
   m.impl("iou_rotated", TORCH_BOX(&bev_ops::iou_rotated));
-  m.impl("nms_rotated", TORCH_BOX(&bev_ops::nms_rotated));
-  m.impl("nms_circle", TORCH_BOX(&bev_ops::nms_circle));
+  m.impl("nms_batched", TORCH_BOX(&bev_ops::nms_batched));
 }

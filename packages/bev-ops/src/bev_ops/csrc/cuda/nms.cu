@@ -1,4 +1,5 @@
 // Operators of rotated overlap and greedy suppression on CUDA devices.
+#include "../nms_limits.h"
 #include "launch.h"
 #include "nms_kernels.cuh"
 
@@ -25,40 +26,48 @@ Tensor iou_rotated(const Tensor& boxes_a, const Tensor& boxes_b) {
   return out;
 }
 
-template <typename T, typename Test>
-Tensor suppress(const Tensor& candidates, Test test) {
-  const int64_t count = candidates.size(0), words = (count + kWord - 1) / kWord;
-  const Tensor keep = empty_on(candidates, {count}, ScalarType::Bool);
-  if (count == 0) {
-    return keep;
+template <typename T>
+NmsRules<T> rules_of(const NmsLimits& limits, int64_t count) {
+  STD_TORCH_CHECK(count <= kMostRules, "at most ", kMostRules, " rules fit one launch, got ", count);
+  NmsRules<T> rules{};
+  rules.count = static_cast<int>(count);
+  for (int64_t i = 0; i < count; ++i) {
+    rules.rules[i] = limits.rule<T>(i);
+  }
+  return rules;
+}
+
+template <typename T>
+void suppress(const Tensor& boxes, const Tensor& valid, const NmsLimits& limits, const Tensor& keep) {
+  const int64_t groups = boxes.size(0) * boxes.size(1), count = boxes.size(2), words = (count + kWord - 1) / kWord;
+  if (groups * count == 0) {
+    return;
   }
   const size_t shared_bytes = words * sizeof(unsigned long long);
   STD_TORCH_CHECK(shared_bytes <= 46 * 1024, "too many candidates for suppression: ", count);
-  const Tensor bits = empty_on(candidates, {count * words}, ScalarType::Long);
-  const cudaStream_t stream = current_stream(candidates);
-  const dim3 blocks(static_cast<unsigned>(words), static_cast<unsigned>(words));
-  fill_suppression<<<blocks, kWord, 0, stream>>>(const_data<T>(candidates), count, test,
-                                                 data<unsigned long long>(bits));
+  STD_TORCH_CHECK(groups <= UINT16_MAX, "too many groups for suppression: ", groups);
+  const NmsRules<T> rules = rules_of<T>(limits, boxes.size(1));
+  const Tensor bits = empty_on(boxes, {groups * count * words}, ScalarType::Long);
+  const cudaStream_t stream = current_stream(boxes);
+  const unsigned tiles = static_cast<unsigned>(words), all = static_cast<unsigned>(groups);
+  fill_suppression<T><<<dim3(tiles, tiles, all), kTileThreads, 0, stream>>>(
+      const_data<T>(boxes), const_data<bool>(valid), count, rules, data<unsigned long long>(bits));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  keep_greedily<<<1, kGreedyThreads, shared_bytes, stream>>>(const_data<unsigned long long>(bits), count,
-                                                             static_cast<int>(words), data<bool>(keep));
+  keep_greedily<T><<<all, kGreedyThreads, shared_bytes, stream>>>(
+      const_data<unsigned long long>(bits), const_data<bool>(valid), count, static_cast<int>(words), rules,
+      data<bool>(keep));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return keep;
 }
 
-Tensor nms_rotated(const Tensor& boxes, double threshold) {
+Tensor nms_batched(const Tensor& boxes, const Tensor& valid, std::vector<double> overlaps, std::vector<double> radii,
+                   std::vector<int64_t> most) {
+  const NmsLimits limits{overlaps, radii, most};
+  limits.check(boxes, valid);
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  const Tensor source = torch::stable::contiguous(boxes);
-  return source.scalar_type() == ScalarType::Double
-             ? suppress<double>(source, RotatedTest<double>{threshold})
-             : suppress<float>(source, RotatedTest<float>{static_cast<float>(threshold)});
-}
-
-Tensor nms_circle(const Tensor& centers, double radius) {
-  const torch::stable::accelerator::DeviceGuard guard(centers.get_device_index());
-  const Tensor source = torch::stable::contiguous(centers);
-  return source.scalar_type() == ScalarType::Double ? suppress<double>(source, CircleTest<double>{radius})
-                                                    : suppress<float>(source, CircleTest<float>{radius});
+  const Tensor source = torch::stable::contiguous(boxes), may_stay = torch::stable::contiguous(valid);
+  const Tensor keep = empty_on(source, {source.size(0), source.size(1), source.size(2)}, ScalarType::Bool);
+  (source.scalar_type() == ScalarType::Double ? suppress<double> : suppress<float>)(source, may_stay, limits, keep);
+  return keep;
 }
 
 }  // namespace
@@ -66,6 +75,5 @@ Tensor nms_circle(const Tensor& centers, double radius) {
 
 STABLE_TORCH_LIBRARY_IMPL(bev_ops, CUDA, m) {
   m.impl("iou_rotated", TORCH_BOX(&bev_ops::iou_rotated));
-  m.impl("nms_rotated", TORCH_BOX(&bev_ops::nms_rotated));
-  m.impl("nms_circle", TORCH_BOX(&bev_ops::nms_circle));
+  m.impl("nms_batched", TORCH_BOX(&bev_ops::nms_batched));
 }
