@@ -2,8 +2,8 @@
 
     python tools/gpu_report.py [--out docs/benchmarks] [--quick] [--only pool plan …]
 
-Runs on any machine with a CUDA device, nvcc, PyTorch and Triton; needs bev-ops, bev-lss, bev-temporal and bev-heads, not
-nuscenes-devkit. Every ratio comes from one run, in which the ways take turns. Rows that could not run say why.
+Runs on any machine with a CUDA device, nvcc, PyTorch and Triton; needs bev-ops, bev-lss, bev-temporal and bev-heads.
+Every ratio comes from one run, in which the ways take turns. Rows that could not run say why.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from gpu_baselines import measure, pool_rows
+from gpu_baselines import decode_rows, measure, pool_rows, stereo_rows
 from gpu_baselines.report import Row, markdown, report_name
 
-SECTIONS = {"pool": pool_rows.pool, "backward": pool_rows.backward, "plan": pool_rows.plan}
+SECTIONS = {
+    "pool": pool_rows.pool,
+    "backward": pool_rows.backward,
+    "plan": pool_rows.plan,
+    "stereo": stereo_rows.stereo,
+    "warp": stereo_rows.warp,
+    "decode": decode_rows.decode,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,6 +50,19 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / (time * 1e-6)
 
 
+def peak_bytes(work: Work) -> int:
+    """Device memory that a call takes at most, beyond what was taken before; its result included."""
+    work()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = work()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
 def _captured(work: Work, calls: int) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -155,10 +155,12 @@ def _same_tables(plan: PoolPlan, points: Tensor) -> bool:
     grid = plan.grid
     want = reference.pool_plan(points, grid.lower, grid.step, grid.size, LONG_CELL, min_run(grid))
     got = (plan.entry_start, plan.entries, plan.column_runs, plan.long_cells, plan.cell_of_point)
-    return all(
-        torch.equal(*((t.sort().values for t in (one, other)) if i == 3 else (one, other)))
-        for i, (one, other) in enumerate(zip(got, want))
-    )
+    in_any_order = 3  # the list of long cells
+    pairs = [
+        (one.sort().values, other.sort().values) if i == in_any_order else (one, other)
+        for i, (one, other) in enumerate(zip(got, want, strict=True))
+    ]
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def _error(got: Tensor, want: Tensor) -> float:

@@ -81,7 +81,7 @@ def backward_published(grad: Tensor, depth: Tensor, context: Tensor, intervals: 
 
 def pool_fusion(depth: Tensor, rows: Tensor, intervals: Intervals, out: Tensor) -> None:
     """CUDA-BEVFusion's way: float16 rows (B, N, h, w, C) in, float16 (B, C, Z, Y, X) out, zeroed here as there."""
-    b, channels, z, y, x = out.shape
+    _, channels, z, y, x = out.shape
     bins, pixels = depth.shape[2], depth.shape[3] * depth.shape[4]
     out.zero_()
     tensors = (depth, rows, intervals.depth, intervals.cell, intervals.start, intervals.length)
@@ -90,7 +90,7 @@ def pool_fusion(depth: Tensor, rows: Tensor, intervals: Intervals, out: Tensor) 
 
 def pool_triton(depth: Tensor, rows: Tensor, intervals: Intervals, out: Tensor) -> None:
     """One Triton program per cell with points: rows (B, N, h, w, C) in, (B, C, Z, Y, X) out, zeroed here."""
-    b, channels, z, y, x = out.shape
+    _, channels, z, y, x = out.shape
     out.zero_()
     block = triton.next_power_of_2(channels)
     arguments = (depth, rows, intervals.depth, intervals.pixel, intervals.cell, intervals.start, intervals.length, out)

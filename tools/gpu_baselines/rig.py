@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bev_lss import DepthBins, FrameCameras, frustum_points, points_to_ego
 
-# Front, front left and right, back, back left and right: where each camera looks, degrees, counter-clockwise from ahead.
+# Where the front, front left and right, back, back left and right cameras look: degrees, counter-clockwise from ahead.
 _YAWS = (0.0, 55.0, -55.0, 180.0, 110.0, -110.0)
 _FOCAL, _BACK_FOCAL = 1266.0, 809.0  # pixels of a 1600x900 image; the back camera sees wider
 

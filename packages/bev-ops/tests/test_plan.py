@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +22,9 @@ def build(request: pytest.FixtureRequest, device: str):
         return lambda points, grid: PoolPlan.from_points(points.to(device), grid)
 
     def by_reference(points: Tensor, grid: BevGrid) -> PoolPlan:
-        tables = reference.pool_plan(points.float().to(device), grid.lower, grid.step, grid.size, LONG_CELL, min_run(grid))
+        tables = reference.pool_plan(
+            points.float().to(device), grid.lower, grid.step, grid.size, LONG_CELL, min_run(grid)
+        )
         return PoolPlan(*tables, grid=grid, shape=tuple(points.shape[:5]))
 
     return by_reference

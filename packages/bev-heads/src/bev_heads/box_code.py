@@ -66,10 +66,10 @@ def encode_boxes(boxes: Tensor, grid: BevGrid, *, log_dimensions: bool = True) -
         boxes: (N, 9) float32, key-ego frame.
     """
     # Tensors, because CUDA divides by a Python number through its reciprocal, which can end in another cell.
-    lower, step = boxes.new_tensor(grid.lower[:2]), boxes.new_tensor(grid.step[:2])
+    lower, step = (constant(values[:2], boxes, boxes.dtype) for values in (grid.lower, grid.step))
     center = (boxes[:, :2] - lower) / step
     cell = center.trunc()
-    inside = ((cell >= 0) & (cell < boxes.new_tensor(grid.size[:2]))).all(dim=1)
+    inside = ((cell >= 0) & (cell < constant(grid.size[:2], boxes, boxes.dtype))).all(dim=1)
     size = boxes[:, 3:6].log() if log_dimensions else boxes[:, 3:6]
     yaw = boxes[:, 6:7]
     code = torch.cat([center - cell, boxes[:, 2:3], size, yaw.sin(), yaw.cos(), boxes[:, 7:9]], dim=1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bev_ops import BevGrid
+from bev_ops import BevGrid, draw_peaks
 
 from .box_code import encode_boxes
 from .options import CenterTargetOptions
@@ -45,6 +45,8 @@ def center_targets(
     The slots of a task hold its boxes class by class, within a class in the order given. Boxes without a positive size,
     outside the grid or beyond `max_objects` leave their slot empty and draw nothing. There is no loop over boxes: time
     and memory are linear in the targets (B * K * Y * X heatmap cells, B * M slots) plus the cells under the peaks.
+    With the compiled kernels nothing here waits for a GPU. That is why the values of boxes and labels on a GPU are
+    checked on it: a bad one ends in a CUDA assertion instead of a ValueError.
 
     Args:
         boxes: per sample (M_b, 9), key-ego frame; NaN velocity means unknown.
@@ -64,17 +66,16 @@ def center_targets(
     codes = encode_boxes(objects.boxes, grid, log_dimensions=log_dimensions)
     has_size = (objects.boxes[:, 3:6] > 0).all(dim=1)
     kept = codes.inside & has_size & (objects.slot < options.max_objects)
-    objects, code, cell_xy = _Objects(*(field[kept] for field in objects)), codes.code[kept], codes.cell_xy[kept]
 
-    plane = objects.sample * num_classes + objects.label
+    plane = torch.where(kept, objects.sample * num_classes + objects.label, -1)
     radius = _peak_radius(objects.boxes, grid, options)
-    heatmaps = _draw_peaks(plane, cell_xy, radius, len(boxes) * num_classes, grid)
+    heatmaps = draw_peaks(plane, codes.cell_xy, radius, len(boxes) * num_classes, grid.size[:2])
     heatmaps = heatmaps.unflatten(0, (len(boxes), num_classes)).split(tuple(classes_per_task), dim=1)
 
     slots = (len(boxes), len(classes_per_task), options.max_objects)
-    cell = _in_slots(cell_xy[:, 1] * grid.size[0] + cell_xy[:, 0], objects, slots).unbind(1)
-    box_code = _in_slots(code, objects, slots).unbind(1)
-    mask = _in_slots(torch.ones_like(objects.slot, dtype=torch.bool), objects, slots).unbind(1)
+    cell = _in_slots(codes.cell_xy[:, 1] * grid.size[0] + codes.cell_xy[:, 0], objects, kept, slots).unbind(1)
+    box_code = _in_slots(codes.code, objects, kept, slots).unbind(1)
+    mask = _in_slots(kept, objects, kept, slots).unbind(1)
     return [CenterTargets(*task) for task in zip(heatmaps, cell, box_code, mask, strict=True)]
 
 
@@ -93,7 +94,7 @@ def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor
     """
     one_each, inside, outside = length + width, 2 * (length + width), -2 * min_overlap * (length + width)
     # The order of the factors is the published one: radii are cut to whole cells, so the last bit can matter.
-    root_1 = torch.sqrt(one_each**2 - 4 * (width * length * (1 - min_overlap) / (1 + min_overlap)))
+    root_1 = torch.sqrt(one_each**2 - 4 * (width * length * (1 - min_overlap) / length.new_full((), 1 + min_overlap)))
     root_2 = torch.sqrt(inside**2 - 16 * ((1 - min_overlap) * width * length))
     root_3 = torch.sqrt(outside**2 - 4 * (4 * min_overlap) * ((min_overlap - 1) * width * length))
     radii = torch.stack([(one_each + root_1) / 2, (inside + root_2) / 2, (outside + root_3) / 2])
@@ -112,55 +113,37 @@ class _Objects(NamedTuple):
 
 def _rank_objects(boxes: Sequence[Tensor], labels: Sequence[Tensor], classes_per_task: Sequence[int]) -> _Objects:
     device = boxes[0].device
-    counts = torch.tensor([len(sample_boxes) for sample_boxes in boxes], device=device)
-    sample = torch.repeat_interleave(torch.arange(len(boxes), device=device), counts)
+    sample = _numbered([len(sample_boxes) for sample_boxes in boxes], device)
     label = torch.cat(list(labels)).long()
     order = torch.argsort(sample * sum(classes_per_task) + label, stable=True)
     sample, label = sample[order], label[order]
 
-    classes = torch.tensor(tuple(classes_per_task), device=device)
-    task = torch.repeat_interleave(torch.arange(len(classes_per_task), device=device), classes)[label]
+    task = _numbered(classes_per_task, device)[label]
     group = sample * len(classes_per_task) + task
     slot = torch.arange(len(group), device=device) - torch.searchsorted(group, group)
     return _Objects(torch.cat(list(boxes))[order].float(), sample, label, task, slot)
 
 
-def _in_slots(values: Tensor, objects: _Objects, slots: tuple[int, int, int]) -> Tensor:
-    """Values (N, ...) of the objects at their place in zeros (B, tasks, M, ...)."""
-    placed = values.new_zeros((*slots, *values.shape[1:]))
-    placed[objects.sample, objects.task, objects.slot] = values
-    return placed
+def _numbered(counts: Sequence[int], device: torch.device) -> Tensor:
+    """counts[0] zeros, counts[1] ones, ...: (sum of counts,) int64, without sending the counts to the device."""
+    return torch.cat([torch.full((count,), i, device=device) for i, count in enumerate(counts)])
+
+
+def _in_slots(values: Tensor, objects: _Objects, kept: Tensor, slots: tuple[int, int, int]) -> Tensor:
+    """Values (N, ...) of the kept objects at their place in zeros (B, tasks, M, ...)."""
+    samples, tasks, last = slots
+    placed = values.new_zeros((samples, tasks, last + 1, *values.shape[1:]))
+    # The others share a slot that is cut off: to leave them out, their number would have to be known.
+    placed[objects.sample, objects.task, torch.where(kept, objects.slot, last)] = values
+    return placed[:, :, :last]
 
 
 def _peak_radius(boxes: Tensor, grid: BevGrid, options: CenterTargetOptions) -> Tensor:
     """Radii (N,) int64 in cells of boxes (N, 9)."""
-    sides = boxes[:, 3:5] / boxes.new_tensor(grid.step[:2])
-    radius = gaussian_radius(sides[:, 0], sides[:, 1], options.gaussian_overlap)
+    # Tensors, because CUDA divides by a Python number through its reciprocal; filled there, so that nothing waits.
+    length, width = (boxes[:, 3 + i] / boxes.new_full((), grid.step[i]) for i in range(2))
+    radius = gaussian_radius(length, width, options.gaussian_overlap)
     return radius.long().clamp(min=options.min_radius)
-
-
-def _draw_peaks(plane: Tensor, cell_xy: Tensor, radius: Tensor, num_planes: int, grid: BevGrid) -> Tensor:
-    """Heatmaps (num_planes, Y, X) with the peak of box i in plane[i]; where peaks meet, the higher wins.
-
-    Every box lists the cells of its square, cut at the border; all lists lie one after another. The published code also
-    clears values below the float64 resolution; that never happens, as the corner of a peak is above exp(-9).
-    """
-    cells_x, cells_y = grid.size[:2]
-    size = torch.tensor([cells_x, cells_y], device=cell_xy.device)
-    first = (cell_xy - radius[:, None]).clamp(min=0)
-    extent = torch.minimum(cell_xy + radius[:, None] + 1, size) - first
-    area = extent.prod(dim=1)
-    owner = torch.repeat_interleave(area)
-    rank = torch.arange(len(owner), device=owner.device) - (area.cumsum(0) - area)[owner]
-    columns = extent[owner, 0]
-    xy = first[owner] + torch.stack([rank % columns, rank // columns], dim=1)
-
-    sigma = (2 * radius + 1).double() / 6
-    squared_distance = (xy - cell_xy[owner]).square().sum(dim=1)
-    value = torch.exp(-squared_distance / (2 * sigma * sigma)[owner]).float()
-    index = (plane[owner] * cells_y + xy[:, 1]) * cells_x + xy[:, 0]
-    heatmaps = value.new_zeros(num_planes * cells_y * cells_x)
-    return heatmaps.scatter_reduce(0, index, value, "amax").view(num_planes, cells_y, cells_x)
 
 
 def _check_ground_truth(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int) -> None:
@@ -183,9 +166,12 @@ def _check_ground_truth(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_c
 
 
 def _check_values(boxes: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Look at boxes (N, 9) and labels (N,) once for the whole batch: each look makes a GPU wait."""
+    """Look at boxes (N, 9) and labels (N,) once for the whole batch."""
     bad_label = (labels < 0) | (labels >= num_classes)
     bad_box = ~boxes[:, :7].isfinite().all(dim=1) | boxes[:, 7:].isinf().any(dim=1)
+    if boxes.device.type != "cpu":  # to know here, this process would have to wait
+        torch._assert_async(~(bad_label | bad_box).any(), "center_targets: a label or a box has an impossible value")
+        return
     if not (bad_label | bad_box).any():
         return
     if bad_label.any():

@@ -57,8 +57,8 @@ class PoolPlan:
         Points of another floating type are converted to float32 first. No gradient flows through a plan.
 
         Raises:
-            ValueError: if points are not a floating (B, N, D, h, w, 3) tensor with 0 < h < 32768, or if there are 2^31 or more points
-                or 2^30 or more cells (split the batch).
+            ValueError: if points are not a floating (B, N, D, h, w, 3) tensor with 0 < h < 32768, or if there are 2^31
+                or more points or 2^30 or more cells (split the batch).
         """
         _check_points(points, grid)
         tables = _pool_plan(points.detach().float(), grid.lower, grid.step, grid.size, LONG_CELL, min_run(grid))

@@ -114,7 +114,6 @@ def bev_pool_backward(
     cell_of_point: Tensor,  # (B, N, D, h, w)
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``bev_pool`` for depth and context, in their shapes and dtypes."""
-    b, n, d, h, w = depth.shape
     channels = context.shape[2]
     rows = _pixel_rows(context)
     weight = depth.reshape(-1).to(rows.dtype)
@@ -128,7 +127,7 @@ def bev_pool_backward(
         cell_grad = grad_rows[cell[point].long()]
         depth_grad[point] = (cell_grad * rows[pixel]).sum(1)
         rows_grad.index_add_(0, pixel, cell_grad * weight[point, None])
-    context_grad = rows_grad.view(b, n, h, w, channels).movedim(-1, 2)
+    context_grad = rows_grad.view(*context.shape[:2], *context.shape[3:], channels).movedim(-1, 2)
     return depth_grad.view(depth.shape).to(depth.dtype), context_grad.to(context.dtype).contiguous()
 
 

@@ -5,11 +5,12 @@ Shapes: B samples, N cameras, C channels, H x W feature pixels, D depth bins.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bev_lss import DepthBins
 
-from .matching import matching_cost
+from .matching import matching
 
 __all__ = ["StereoCostVolume"]
 
@@ -26,8 +27,8 @@ class StereoCostVolume(nn.Module):
     last four channels is exactly 0 after warping, which stands for having left the image but also holds where the
     feature itself is 0. The channels come in groups of four, so their number must be a multiple of 4.
 
-    No gradient flows. Computed in float32, also under autocast. The warped features of all depths never exist at one
-    time: beside the result, the memory is that of one image's features, twice.
+    No gradient flows. Computed in float32, also under autocast and of float16 or bfloat16 features. The warped features
+    never exist (:func:`bev_ops.matching_probability`): beside the result, the memory is that of one image's features.
 
     Args:
         bins: the depths.
@@ -62,11 +63,15 @@ class StereoCostVolume(nn.Module):
         """
         _check(current, previous, camera_to_previous, intrinsics, image_aug)
         lead = current.shape[:2]
-        features = [t.detach().flatten(0, 1).float() for t in (current, previous)]
+        features = [_stored(t.detach().flatten(0, 1)) for t in (current, previous)]
         cameras = [t.detach().flatten(0, 1).float() for t in (camera_to_previous, intrinsics, image_aug)]
         depths = self.bins.values().to(current.device)
-        cost = matching_cost(*features, *cameras, depths, self.stride, self.bias)
-        return (-cost).softmax(dim=-1).movedim(-1, 1).contiguous().unflatten(0, lead)
+        return matching(*features, *cameras, depths, self.stride, self.bias).unflatten(0, lead)
+
+
+def _stored(features: Tensor) -> Tensor:
+    """Features in a type that can be compared as it is."""
+    return features.float() if features.dtype == torch.float64 else features
 
 
 def _check(

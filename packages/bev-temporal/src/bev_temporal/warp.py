@@ -6,10 +6,9 @@ Shapes: B maps, C channels, grid Z x Y x X.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bev_ops import BevGrid
+from bev_ops import BevGrid, warp_affine
 
 __all__ = ["warp_bev"]
 
@@ -32,36 +31,20 @@ def warp_bev(
         ValueError: shapes that do not fit the grid or each other.
     """
     _check(bev, now_to_then, grid)
-    layers = bev.flatten(1, -3).float()  # voxels: the height joins the channels
-    warped = F.grid_sample(layers, _positions(now_to_then, grid), align_corners=True)
-    return warped.view(bev.shape).to(bev.dtype)
-
-
-def _positions(now_to_then: Tensor, grid: BevGrid) -> Tensor:
-    """Where each cell of now lies then, as grid_sample wants it: (B, Y, X, 2), -1 the first cell, 1 the last."""
-    cells_now_to_then = _between_cells(now_to_then, grid)
-    width, height, _ = grid.size
-    x = torch.arange(width, device=now_to_then.device, dtype=torch.float32)
-    y = torch.arange(height, device=now_to_then.device, dtype=torch.float32)[:, None]
-    column, row = (
-        cells_now_to_then[:, i, 0, None, None] * x
-        + cells_now_to_then[:, i, 1, None, None] * y
-        + cells_now_to_then[:, i, 2, None, None]
-        for i in range(2)
-    )
-    return torch.stack((_normalised(column, width), _normalised(row, height)), dim=-1)
+    layers = bev.flatten(1, -3)  # voxels: the height joins the channels
+    return warp_affine(layers, _between_cells(now_to_then, grid)).view(bev.shape)
 
 
 def _between_cells(now_to_then: Tensor, grid: BevGrid) -> Tensor:
-    """now_to_then (B, 4, 4) in metres -> (B, 3, 3) between cell positions (x, y, 1)."""
-    planar = now_to_then[:, [0, 1, 3]][:, :, [0, 1, 3]].double()
-    (x_lower, y_lower, _), (x_step, y_step, _) = grid.lower, grid.step
-    cell_to_metres = planar.new_tensor([[x_step, 0, x_lower], [0, y_step, y_lower], [0, 0, 1]])
-    return (torch.linalg.inv(cell_to_metres) @ planar @ cell_to_metres).float()
+    """now_to_then (B, 4, 4) in metres -> (B, 2, 3) float32 from cell positions (x, y, 1) to cell positions (x, y).
 
-
-def _normalised(cell: Tensor, count: int) -> Tensor:
-    return cell / (count - 1) * 2 - 1
+    Written out, because a general inverse, and constants that are sent to it, make a GPU wait.
+    """
+    motion, lower, step = now_to_then.detach().double(), grid.lower, grid.step
+    shift = motion[..., 0] * lower[0] + motion[..., 1] * lower[1] + motion[..., 3]
+    metres = torch.stack([motion[..., 0] * step[0], motion[..., 1] * step[1], shift], dim=-1)  # (B, 4, 3) from cells
+    rows = [metres[:, i] / step[i] - metres[:, 3] * (lower[i] / step[i]) for i in range(2)]
+    return torch.stack(rows, dim=1).float()
 
 
 def _check(bev: Tensor, now_to_then: Tensor, grid: BevGrid) -> None:

@@ -101,7 +101,7 @@ def flop_counter() -> FlopCounterMode:
     formulas = {
         torch.ops.bev_ops.bev_pool: _pooling,
         torch.ops.bev_temporal.matching_cost: _matching,
-        torch.ops.aten.grid_sampler_2d: _sampling,
+        torch.ops.bev_ops.warp_affine: _sampling,
     }
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
@@ -212,7 +212,7 @@ def _pooling(depth: torch.Size, context: torch.Size, *_: object, **__: object) -
 
 
 def _matching(current: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
-    """current (M, C, H, W) -> (M, H, W, D)."""
+    """current (M, C, H, W) -> (M, D, H, W)."""
     return 11 * math.prod(out_shape) * current[1]
 
 
