@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 
 import torch
@@ -27,10 +27,6 @@ class Row:
     def ratio(self, name: str) -> float:
         """How many times longer another way takes."""
         return self.others[name] / self.ours
-
-    def with_targets(self, **targets: float) -> Row:
-        """The same row with wanted ratios."""
-        return replace(self, targets=targets)
 
     def __str__(self) -> str:
         parts = [f"{name} {time:.1f} ({time / self.ours:.1f}x)" for name, time in self.others.items()]

@@ -32,6 +32,14 @@ def pool(request: pytest.FixtureRequest, device: str):
     return lambda inputs, grad=None: run(to_device(inputs, device), None if grad is None else grad.to(device))
 
 
+@pytest.fixture
+def repeatable_pool(pool, device: str, request: pytest.FixtureRequest):
+    """Pools that give the same bits for the same input: PyTorch's index_add_ on a GPU does not."""
+    if device == "cuda" and "reference" in request.node.callspec.id:
+        pytest.skip("index_add_ adds in any order on a GPU")
+    return pool
+
+
 def to_device(inputs: SimpleNamespace, device: str) -> SimpleNamespace:
     return SimpleNamespace(**{name: value.to(device) for name, value in vars(inputs).items()})
 
@@ -121,7 +129,7 @@ def test_no_camera_at_all(pool, make_inputs, check_close) -> None:
 
 @pytest.mark.parametrize("channels", [7, 64])
 @pytest.mark.parametrize("rows", [3, 17])
-def test_memory_layout_of_the_inputs_changes_no_bit(pool, make_inputs, check_close, channels, rows) -> None:
+def test_memory_layout_of_the_inputs_changes_no_bit(repeatable_pool, make_inputs, check_close, channels, rows) -> None:
     inputs = make_inputs(2, 2, 5, channels, rows, 4)
     strided = SimpleNamespace(
         depth=inputs.depth.transpose(3, 4).contiguous().transpose(3, 4),
@@ -130,18 +138,19 @@ def test_memory_layout_of_the_inputs_changes_no_bit(pool, make_inputs, check_clo
     )
     assert not strided.depth.is_contiguous()
     assert not strided.context.is_contiguous()
-    check_close(pool(strided)[0], pool(inputs)[0])
+    check_close(repeatable_pool(strided)[0], repeatable_pool(inputs)[0])
     grad = random_grad(inputs)
     channels_last = grad.movedim(1, -1).contiguous().movedim(-1, 1)
-    for one, other in zip(pool(strided, channels_last), pool(inputs, grad), strict=True):
+    for one, other in zip(repeatable_pool(strided, channels_last), repeatable_pool(inputs, grad), strict=True):
         check_close(one, other)
 
 
-def test_gradient_of_a_sum_has_no_strides(pool, make_inputs, check_close) -> None:
+def test_gradient_of_a_sum_has_no_strides(repeatable_pool, make_inputs, check_close) -> None:
     inputs = make_inputs()
     ones = torch.ones(1)
     shape = by_reference(inputs, None)[0].shape
-    for one, other in zip(pool(inputs, ones.expand(shape)), pool(inputs, torch.ones(shape)), strict=True):
+    spread, whole = (repeatable_pool(inputs, grad) for grad in (ones.expand(shape), torch.ones(shape)))
+    for one, other in zip(spread, whole, strict=True):
         check_close(one, other)
 
 
@@ -210,10 +219,11 @@ def test_number_of_threads_changes_no_bit(make_inputs, check_close, rows, dtype)
 
 
 @pytest.mark.parametrize("rows", [4, 18])
-def test_runs_repeat_to_the_last_bit(pool, make_inputs, check_close, rows) -> None:
+def test_runs_repeat_to_the_last_bit(repeatable_pool, make_inputs, check_close, rows) -> None:
     inputs = make_inputs(2, 3, 30, 24, rows, 6)
     grad = random_grad(inputs)
-    for one, other in zip((*pool(inputs), *pool(inputs, grad)), (*pool(inputs), *pool(inputs, grad)), strict=True):
+    first, again = ((*repeatable_pool(inputs), *repeatable_pool(inputs, grad)) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
         check_close(one, other)
 
 

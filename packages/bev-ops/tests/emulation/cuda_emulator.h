@@ -163,6 +163,9 @@ inline void run_block(unsigned threads, std::mt19937& random) {
 
 // Runs a kernel over a grid; the kernel sees threadIdx, blockIdx and gridDim.
 inline void launch(Index3 grid, unsigned threads, size_t shared_bytes, const std::function<void()>& body) {
+  if (shared_bytes > 48 * 1024) {
+    throw std::runtime_error("a block asks for more shared memory than every GPU gives");
+  }
   fibers.resize(threads);
   shared_memory.assign(shared_bytes + 16, 0xff);
   kernel = &body;
@@ -240,6 +243,8 @@ inline void __pipeline_memcpy_async(void* target, const void* source, size_t byt
 inline void __pipeline_commit() {}
 
 inline void __pipeline_wait_prior(int) {}
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
 
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
 

@@ -81,6 +81,9 @@ void forward(const PoolSizes& sizes, bool rows, bool channels_last, int64_t at_o
   args.long_slots = static_cast<int>(sizes.long_slots);
   args.channels_last = channels_last;
   args.shape = bev_ops::row_shape<T>(args.stride);
+  args.points_of_image = bev_ops::Divisor(sizes.bins * sizes.pixels());
+  args.pixels_of_image = bev_ops::Divisor(sizes.pixels());
+  args.columns_of_image = bev_ops::Divisor(sizes.width);
   const int64_t run_numbers = sizes.images() * sizes.bins * sizes.width * stride;
   const std::unique_ptr<uint4[]> runs(new uint4[run_numbers * sizeof(bev_ops::SumOf<T>) / sizeof(uint4) + 1]);
   std::memset(runs.get(), 0xff, run_numbers * sizeof(bev_ops::SumOf<T>));

@@ -24,6 +24,7 @@ class Launcher {
       return;
     }
     STD_TORCH_CHECK(grid.x <= INT32_MAX, "too many cells or pixels for one launch: ", grid.x, " blocks");
+    STD_TORCH_CHECK(shared_bytes <= 48 * 1024, "a block asks for ", shared_bytes, " bytes of shared memory");
     const dim3 blocks(static_cast<unsigned>(grid.x), grid.y, grid.z);
     kernel<<<blocks, kThreads, shared_bytes, stream_>>>(args);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -151,6 +152,9 @@ Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& entry_
     args.long_slots = static_cast<int>(long_cells.numel());
     args.channels_last = channels_last;
     args.shape = row_shape<T>(args.stride);
+    args.points_of_image = Divisor(shape.bins * shape.pixels_per_image());
+    args.pixels_of_image = Divisor(shape.pixels_per_image());
+    args.columns_of_image = Divisor(shape.width);
     if (shape.channels > 0 && shape.samples > 0) {
       run_forward(args, context, columns && depth.numel() > 0, launch);
     }

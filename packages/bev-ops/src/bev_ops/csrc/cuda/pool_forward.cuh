@@ -41,6 +41,7 @@ struct ForwardArgs {
   int long_cell, long_slots, long_blocks;
   bool channels_last;
   RowShape shape;
+  Divisor points_of_image, pixels_of_image, columns_of_image;
 
   __device__ int64_t first_cell() const { return first_sample * cells_per_sample; }
   __device__ int64_t first_run() const { return first_sample * cameras * bins * width; }
@@ -57,14 +58,16 @@ struct alignas(8) Quad {
   V values[kQuad];
 };
 
-// How the threads of a block of sum_runs are shared out: by channels, then columns, then groups of depths.
+// How the threads of a block of sum_runs are shared out: by channels, then columns, then groups of depths, of which
+// shared memory holds fewer in float64.
+template <typename T>
 struct RunLayout {
   int quads;   // threads of a column
   int groups;  // of depths
 
   __host__ __device__ explicit RunLayout(const RowShape& shape) : quads(shape.slice_channels / kQuad) {
-    const int fit = kThreads / (quads * kColumns);
-    groups = fit < 8 ? fit : 8;
+    const int fit = kThreads / (quads * kColumns), most = sizeof(T) == 8 ? 3 : 8;
+    groups = fit < most ? fit : most;
   }
 
   __host__ __device__ int bins() const { return groups * kBins; }
@@ -78,11 +81,11 @@ struct RunStage {
   T* context;
 
   static size_t bytes(const RowShape& shape) {
-    return kStagedPixels * (RunLayout(shape).pitch() * sizeof(SumOf<T>) + shape.slice_channels * sizeof(T));
+    return kStagedPixels * (RunLayout<T>(shape).pitch() * sizeof(SumOf<T>) + shape.slice_channels * sizeof(T));
   }
 
   __device__ explicit RunStage(const RowShape& shape) : weight(dynamic_shared<SumOf<T>>()) {
-    context = reinterpret_cast<T*>(weight + kStagedPixels * RunLayout(shape).pitch());
+    context = reinterpret_cast<T*>(weight + kStagedPixels * RunLayout<T>(shape).pitch());
   }
 };
 
@@ -108,7 +111,7 @@ __device__ inline bool run_covers(int32_t run, int row) { return row >= (run & 0
 // their way at a time.
 template <typename T>
 __device__ void stage_weights(const ForwardArgs<T>& args, const ColumnBlock& block, int first_row,
-                              const RunLayout& layout, const RunStage<T>& stage) {
+                              const RunLayout<T>& layout, const RunStage<T>& stage) {
   constexpr int kBatch = 3, kStep = kThreads / kStagedPixels;
   const int pixel = threadIdx.x % kStagedPixels, row = first_row + pixel / kColumns;
   const int column = block.first_column + pixel % kColumns;
@@ -216,7 +219,7 @@ __device__ void store_runs(const ForwardArgs<T>& args, const ColumnBlock& block,
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : sizeof(T) == 4 ? 2 : 1) sum_runs(ForwardArgs<T> args) {
-  const RunLayout layout(args.shape);
+  const RunLayout<T> layout(args.shape);
   const RunStage<T> stage(args.shape);
   const ColumnBlock block = column_block(args, layout.bins());
   const int base = blockIdx.y * args.shape.slice_channels;
@@ -245,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : sizeof(T) == 4 
 
 template <typename T, typename Launch>
 void launch_sum_runs(const ForwardArgs<T>& args, const Launch& launch) {
-  const int bins = RunLayout(args.shape).bins();
+  const int bins = RunLayout<T>(args.shape).bins();
   const int64_t blocks = args.samples * args.cameras * ((args.width + kColumns - 1) / kColumns) *
                          ((args.bins + bins - 1) / bins);
   launch(sum_runs<T>, GridSize{blocks, args.shape.slices, 1}, RunStage<T>::bytes(args.shape), args);
@@ -265,8 +268,6 @@ __host__ __device__ int cells_of_block(const RowShape& shape) {
   return slots < kCellStep<T> ? slots : slots / kCellStep<T> * kCellStep<T>;
 }
 
-constexpr int kTogether = 4;  // entries of a list that a slot has on their way at a time
-
 // Where the entries of a cell stand in the list: its runs, and its points outside of runs.
 struct CellEntries {
   int runs, runs_end, points, points_end;
@@ -282,6 +283,8 @@ struct CellEntries {
 // The sum of one cell, or of a share of it, by one slot of lanes.
 template <typename T, int Packs>
 class CellSum {
+  static constexpr int kTogether = Packs == 1 ? 3 : 4;  // entries of a list under way at a time
+
   const ForwardArgs<T>& args_;
   const Place& place_;
   int base_, width_;
@@ -302,8 +305,12 @@ class CellSum {
         listed_run[k] = run < entries.runs_end ? args_.entries[run] : -1;
         listed_point[k] = point < entries.points_end ? args_.entries[point] : -1;
       }
-      add_runs(listed_run);
-      add_points(listed_point);
+      if (listed_run[0] >= 0) {
+        add_runs(listed_run);
+      }
+      if (listed_point[0] >= 0) {
+        add_points(listed_point);
+      }
     }
   }
 
@@ -377,14 +384,15 @@ class CellSum {
   }
 
   __device__ int64_t offset_of(int point) const {
-    const unsigned pixels = static_cast<unsigned>(args_.height) * args_.width;
-    const unsigned image = static_cast<unsigned>(point) / (pixels * args_.bins);
-    const unsigned pixel = static_cast<unsigned>(point) % pixels;
+    const auto number = static_cast<unsigned>(point);
+    const unsigned image = args_.points_of_image.divide(number);
+    const unsigned pixel = number - args_.pixels_of_image.divide(number) * args_.pixels_of_image.value;
     if (args_.context.packs) {
       return image * args_.context.image + pixel * args_.context.column;
     }
-    return image * args_.context.image + pixel / args_.width * args_.context.row +
-           pixel % args_.width * args_.context.column;
+    const unsigned row = args_.columns_of_image.divide(pixel);
+    return image * args_.context.image + row * args_.context.row +
+           (pixel - row * args_.columns_of_image.value) * args_.context.column;
   }
 };
 
@@ -545,7 +553,7 @@ __device__ void pool_cells(const ForwardArgs<T>& args, int64_t block, int base, 
 }
 
 template <typename T, int Packs>
-__global__ void __launch_bounds__(kThreads, Packs == 1 ? 3 : 1) sum_cells(ForwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, Packs == 1 ? 4 : 1) sum_cells(ForwardArgs<T> args) {
   SumOf<T>* sums = dynamic_shared<SumOf<T>>();
   const int base = blockIdx.y * args.shape.slice_channels;
   const int64_t block = static_cast<int64_t>(blockIdx.x) - args.long_blocks;

@@ -11,7 +11,6 @@ namespace bev_ops {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMaxSliceChannels = 256;  // of one block; more are split over blockIdx.y
 constexpr int kMaxSlots = 8;
 constexpr int kChannelStep = 8;         // rows are padded to a multiple of so many channels
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -29,9 +28,29 @@ struct RowShape {
   int slice_channels;
 };
 
+// Channels of one block; more are split over blockIdx.y.
+template <typename T>
+constexpr int kMaxSliceChannels = 512 / static_cast<int>(sizeof(T));
+
 // Packs that a lane may hold; float64 is for checking gradients, not for speed.
 template <typename T>
 constexpr int kMaxPacks = std::is_same_v<T, double> ? 4 : 2;
+
+// Division of numbers below 2^31 by the same divisor, without dividing (Granlund and Montgomery, 1994).
+struct Divisor {
+  unsigned value = 1, magic = 1;
+  int shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : value(divisor > 0 ? static_cast<unsigned>(divisor) : 1) {
+    while ((uint64_t{1} << shift) < value) {
+      ++shift;
+    }
+    magic = static_cast<unsigned>(((uint64_t{1} << 32) * ((uint64_t{1} << shift) - value)) / value + 1);
+  }
+
+  __device__ unsigned divide(unsigned number) const { return (__umulhi(number, magic) + number) >> shift; }
+};
 
 inline int padded_channels(int64_t channels) {
   return static_cast<int>((channels + kChannelStep - 1) / kChannelStep * kChannelStep);
@@ -40,7 +59,7 @@ inline int padded_channels(int64_t channels) {
 // The shape that leaves the fewest lanes idle for rows of `stride` numbers.
 template <typename T>
 RowShape row_shape(int stride) {
-  const int steps = stride > 0 ? stride / kChannelStep : 1, most = kMaxSliceChannels / kChannelStep;
+  const int steps = stride > 0 ? stride / kChannelStep : 1, most = kMaxSliceChannels<T> / kChannelStep;
   const int slices = (steps + most - 1) / most, channels = (steps + slices - 1) / slices * kChannelStep;
   const int own = channels / kPackSize<T>;
   RowShape best{0, 0, 0, slices, channels};

@@ -12,7 +12,7 @@ namespace {
 
 // Memory for rows of the previous maps, which decides how many images are matched at once: enough of them to fill a
 // device, far fewer than the published way needs for its warped features.
-constexpr int64_t kWorkspaceBytes = 24 << 20;
+constexpr int64_t kWorkspaceBytes = 16 << 20;
 constexpr int64_t kMaxImages = 65535;  // of one launch
 
 class SweepLauncher {
