@@ -24,9 +24,6 @@ STAGES = {
 }
 BRANCHES = {"reg": "offset", "height": "height", "dim": "size", "rot": "yaw", "vel": "velocity", "heatmap": "heatmap"}
 TOLERANCE = 1e-3
-# Stereo sums 128 or 256 absolute differences at positions computed in float32: moving these positions by one unit in
-# the last place moves the published depth itself by up to 8e-4 deviations, and double precision by 1.4e-3.
-STEREO_TOLERANCE = 2e-3
 # Weights by rule make boxes of 1 km x 1 cm. There the published overlap, in float32, lets duplicates pass that overlap
 # by half. Boxes this thin are left out of the comparison.
 THINNEST = 1e-3  # width over length
@@ -63,8 +60,7 @@ def test_every_stage_and_the_result_agree(reference: Path, case: str) -> None:
 
     errors = {stage: published.stage_error(stage, _ours(stage, calls, outputs)) for stage in published.stages()}
     worst = max(errors, key=errors.get)
-    tolerance = STEREO_TOLERANCE if model.recipe.stereo else TOLERANCE
-    assert errors[worst] < tolerance, f"{worst}: {errors[worst]:.2e} standard deviations"
+    assert errors[worst] < TOLERANCE, f"{worst}: {errors[worst]:.2e} standard deviations"
     _check_result(published, model.head.decode(outputs)[0])
 
 
