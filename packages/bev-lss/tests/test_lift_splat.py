@@ -64,6 +64,15 @@ def test_voxels_and_stacked_layers_are_the_same_numbers(rig: CameraRig) -> None:
     torch.testing.assert_close(stacked.view(1, 4, 5, 16, 16).transpose(1, 2), voxels)
 
 
+@pytest.mark.parametrize(("voxels", "layout"), [(False, torch.channels_last), (True, torch.channels_last_3d)])
+def test_the_layout_of_a_map_changes_no_number(rig: CameraRig, voxels: bool, layout: torch.memory_format) -> None:
+    features = torch.randn(1, 1, 3, *SIZE)
+    plain, laid = (make_lift(voxels=voxels, channels_last=last)(features, rig).bev for last in (False, True))
+    assert laid.is_contiguous(memory_format=layout)
+    assert plain.is_contiguous()
+    torch.testing.assert_close(laid, plain)
+
+
 def test_gradients_reach_features_and_depth_net(rig: CameraRig) -> None:
     lift = make_lift()
     features = torch.randn(1, 1, 3, *SIZE, requires_grad=True)

@@ -17,6 +17,7 @@ from .checkpoint import (
 from .create import create_model
 from .detector import Detector, Targets
 from .flops import Flops, StageFlops, count_flops
+from .inference import InferenceOptions, PreparedDetector, prepare_for_inference
 from .parameter_groups import ParameterGroup, parameter_groups
 from .recipe import (
     BackboneOptions,
@@ -44,9 +45,11 @@ __all__ = [
     "Detector",
     "Flops",
     "HeadOptions",
+    "InferenceOptions",
     "LoadReport",
     "OccupancyOptions",
     "ParameterGroup",
+    "PreparedDetector",
     "Published",
     "Recipe",
     "StageFlops",
@@ -65,6 +68,7 @@ __all__ = [
     "load_matching",
     "looks_like",
     "parameter_groups",
+    "prepare_for_inference",
     "read_checkpoint",
     "read_input_size",
     "read_recipe_name",

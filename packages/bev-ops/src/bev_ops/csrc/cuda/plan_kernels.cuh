@@ -68,7 +68,7 @@ __device__ inline int2 longest_run(const PlanArgs& args, int64_t first) {
 
 // A thread walks down one image column at one depth. Keys: the cell for a run, cells + cell for a point by itself,
 // 2 * cells for all others.
-inline __global__ void __launch_bounds__(kThreads) find_runs(PlanArgs args) {
+inline __global__ void BEV_OPS_LAUNCH_BOUNDS(2) find_runs(PlanArgs args) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (column >= args.columns) {
     return;

@@ -189,7 +189,7 @@ __device__ void write_context_grad(const BackwardArgs<T>& args, const PixelBlock
 }
 
 template <typename T, int Packs>
-__global__ void __launch_bounds__(kThreads) pool_backward(BackwardArgs<T> args) {
+__global__ void BEV_OPS_LAUNCH_BOUNDS(Packs == 1 ? 2 : 1) pool_backward(BackwardArgs<T> args) {
   const BinStage<T> stage(args.shape);
   const PixelBlock block = pixel_block(args);
   const Place place(args.shape);

@@ -218,7 +218,8 @@ __device__ void store_runs(const ForwardArgs<T>& args, const ColumnBlock& block,
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : sizeof(T) == 4 ? 2 : 1) sum_runs(ForwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 - kFewerBlocks : sizeof(T) == 4 ? 2 : 1)
+    sum_runs(ForwardArgs<T> args) {
   const RunLayout<T> layout(args.shape);
   const RunStage<T> stage(args.shape);
   const ColumnBlock block = column_block(args, layout.bins());
@@ -553,7 +554,7 @@ __device__ void pool_cells(const ForwardArgs<T>& args, int64_t block, int base, 
 }
 
 template <typename T, int Packs>
-__global__ void __launch_bounds__(kThreads, Packs == 1 ? 4 : 1) sum_cells(ForwardArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, Packs == 1 ? 4 - kFewerBlocks : 1) sum_cells(ForwardArgs<T> args) {
   SumOf<T>* sums = dynamic_shared<SumOf<T>>();
   const int base = blockIdx.y * args.shape.slice_channels;
   const int64_t block = static_cast<int64_t>(blockIdx.x) - args.long_blocks;

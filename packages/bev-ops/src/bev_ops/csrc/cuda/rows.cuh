@@ -15,6 +15,16 @@ constexpr int kMaxSlots = 8;
 constexpr int kChannelStep = 8;         // rows are padded to a multiple of so many channels
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// Blocks that a multiprocessor should hold. The compiler for compute capability 10 spills registers where those for 8 and
+// 9 do not, unless it is told to hold fewer blocks.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kFewerBlocks = 1;
+#define BEV_OPS_LAUNCH_BOUNDS(blocks) __launch_bounds__(kThreads, blocks)
+#else
+constexpr int kFewerBlocks = 0;
+#define BEV_OPS_LAUNCH_BOUNDS(blocks) __launch_bounds__(kThreads)
+#endif
+
 struct GridSize {
   int64_t x;
   int y, z;
