@@ -17,8 +17,8 @@ from .published import PUBLISHED_SYSTEMS, Published
 
 QUICK = {"bevdet-r50-cbgs", "bevdet-r50-4d-depth-cbgs", "bevdet-r50-4d-stereo-cbgs", "bevdet-occ-r50-4d-stereo-24e"}
 
-# The published code sums the stereo cost of 256 channels in fours, one after the other; ours sums lane by lane, which is
-# another rounding of a sum of 300. Gradients of four of the twelve systems differ by 5.1e-3 to 5.7e-3 for it.
+# The published code sums the stereo cost of 256 channels in fours, one after the other; ours sums lane by lane, and
+# rounds a sum of 300 otherwise. Gradients of four of the twelve systems differ by 5.1e-3 to 5.7e-3 for it.
 STEREO_RELATIVE = 1e-2
 
 
