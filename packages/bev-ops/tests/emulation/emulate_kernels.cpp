@@ -5,7 +5,7 @@
 
 #include "cuda/plan_kernels.cuh"
 #include "cuda/pool_backward.cuh"
-#include "cuda/pool_forward.cuh"
+#include "cuda/pool_cells.cuh"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>

@@ -1,7 +1,7 @@
 // Operators of lift-splat pooling on CUDA devices.
 #include "launch.h"
 #include "pool_backward.cuh"
-#include "pool_forward.cuh"
+#include "pool_cells.cuh"
 
 #include <algorithm>
 
