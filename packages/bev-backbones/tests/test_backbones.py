@@ -6,9 +6,11 @@ Agreement with published values is tested above the packages.
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
+from torch import nn
 
-from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone
+from bev_backbones import BevFpn, BevResNet, FinestFpn, TimmBackbone, timm_backbone
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,23 @@ def test_the_first_level_computes_nothing_beyond_it() -> None:
     backbone = TimmBackbone("resnet18", strides=(4, 16)).eval()
     backbone.body.layer2.register_forward_hook(lambda *_: pytest.fail("the second stage ran"))
     backbone.first_level(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_network_that_cannot_be_built_without_memory_is_moved_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As RegNets with PyTorch 2.11, which has no meta kernel of torch.unique."""
+    create = timm.create_model
+
+    def create_with_memory_only(*args: object, **options: object) -> nn.Module:
+        if torch.get_default_device().type == "meta":
+            raise NotImplementedError("aten::_unique2")
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_with_memory_only)
+    timm_backbone._reductions.cache_clear()
+    with torch.device("meta"):
+        network = TimmBackbone("resnet18", strides=(16, 32))
+    assert network.channels == (256, 512)
+    assert all(parameter.is_meta for parameter in network.parameters())
 
 
 def test_fpn_adds_the_coarse_levels_onto_the_finest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from functools import cache
+from typing import Any
 
 import timm
 import torch
@@ -35,9 +36,7 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.strides = strides
-        self.body = timm.create_model(
-            name, features_only=True, pretrained=pretrained, out_indices=_level_indices(name, strides)
-        )
+        self.body = _timm_features(name, pretrained=pretrained, out_indices=_level_indices(name, strides))
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         if checkpointing:
             self.body.set_grad_checkpointing(True)
@@ -79,4 +78,15 @@ def _level_indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
 def _reductions(name: str) -> list[int]:
     """Strides of all levels of a timm model."""
     with torch.device("meta"):  # no memory: only to ask what levels there are
-        return timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+        return _timm_features(name, pretrained=False).feature_info.reduction()
+
+
+def _timm_features(name: str, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except NotImplementedError:
+        # timm computes with tensors while it builds a RegNet; PyTorch 2.11 cannot do all of that on the meta device.
+        if torch.get_default_device().type != "meta":
+            raise
+        with torch.device("cpu"):
+            return timm.create_model(name, features_only=True, **options).to("meta")
