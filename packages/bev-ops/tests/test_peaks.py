@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import math
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import _build, _kernels, draw_peaks
+from bev_ops import _kernels, draw_peaks
 
-EMULATION = Path(__file__).parent / "emulation"
 X, Y, PLANES = 11, 7, 3
 
 
@@ -111,16 +106,8 @@ class Args(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    target = tmp_path_factory.mktemp("emulation") / "emulation.so"
-    torch_include = Path(importlib.util.find_spec("torch").origin).parent / "include"
-    includes = ["-I", str(EMULATION), "-I", str(_build.SOURCE_ROOT), "-isystem", str(torch_include)]
-    source = str(EMULATION / "emulate_peaks.cpp")
-    subprocess.run([compiler, "-std=c++17", "-O1", "-shared", "-fPIC", *includes, source, "-o", target], check=True)
-    yield ctypes.CDLL(str(target))
+def emulator(emulation: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    return emulation("emulate_peaks.cpp")
 
 
 @pytest.mark.parametrize("order", [0, 1, 2], ids=["forward", "backward", "random"])

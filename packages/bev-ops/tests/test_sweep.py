@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import math
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import SweepViews, _build, _kernels, matching_cost, matching_probability, reference_sweep
+from bev_ops import SweepViews, _kernels, matching_cost, matching_probability, reference_sweep
 
-EMULATION = Path(__file__).parent / "emulation"
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 ORDERS = {"forward": 0, "backward": 1, "random": 2}
 DEPTHS = torch.tensor([0.5, 1.0, 1.1, 1.2, 2.0, 3.5, 7.0, 20.0, 60.0])
@@ -295,17 +291,8 @@ class Sizes(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    target = tmp_path_factory.mktemp("emulation") / "emulation.so"
-    torch_include = Path(importlib.util.find_spec("torch").origin).parent / "include"
-    includes = ["-I", str(EMULATION), "-I", str(_build.SOURCE_ROOT), "-isystem", str(torch_include)]
-    source = str(EMULATION / "emulate_sweep.cpp")
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, *includes, source, "-o", target], check=True)
-    yield ctypes.CDLL(str(target))
+def emulator(emulation: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    return emulation("emulate_sweep.cpp")
 
 
 def emulated(

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import math
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import _build, _kernels, warp_affine
+from bev_ops import _kernels, warp_affine
 
-EMULATION = Path(__file__).parent / "emulation"
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 ORDERS = {"forward": 0, "backward": 1, "random": 2}
 ROUNDING = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-5, torch.float64: 4e-5}
@@ -146,17 +141,8 @@ def test_the_kernels_are_compiled_on_a_gpu() -> None:
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    target = tmp_path_factory.mktemp("emulation") / "emulation.so"
-    torch_include = Path(importlib.util.find_spec("torch").origin).parent / "include"
-    includes = ["-I", str(EMULATION), "-I", str(_build.SOURCE_ROOT), "-isystem", str(torch_include)]
-    source = str(EMULATION / "emulate_warp.cpp")
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, *includes, source, "-o", target], check=True)
-    yield ctypes.CDLL(str(target))
+def emulator(emulation: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    return emulation("emulate_warp.cpp")
 
 
 def emulated(emulator: ctypes.CDLL, source: Tensor, cells: Tensor, order: str, *, backward: bool = False) -> Tensor:

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 namespace bev_ops {
 namespace {
@@ -30,23 +28,6 @@ class Launcher {
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
-
-// Calls `body` with a value of the C++ type of a tensor.
-template <typename Body>
-void with_type(ScalarType type, const Body& body) {
-  switch (type) {
-    case ScalarType::Half:
-      return body(torch::headeronly::Half{});
-    case ScalarType::BFloat16:
-      return body(torch::headeronly::BFloat16{});
-    case ScalarType::Float:
-      return body(float{});
-    case ScalarType::Double:
-      return body(double{});
-    default:
-      STD_TORCH_CHECK(false, "bev_pool takes float16, bfloat16, float32 or float64");
-  }
-}
 
 // Rows of channels of a tensor; without a copy where memory already is so.
 struct Rows {
@@ -128,7 +109,7 @@ Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& entry_
   const Tensor weights = torch::stable::contiguous(depth);
   // Runs are as long as min_run: a feature map with fewer rows has none.
   const bool columns = min_run <= shape.height;
-  with_type(context.scalar_type(), [&](auto type) {
+  with_type(context.scalar_type(), "depth and context", [&](auto type) {
     using T = decltype(type);
     const bool viewed = columns && can_view(context) && !has_channel_rows<T>(context, 2);
     const Rows rows = viewed ? Rows{context, 0} : channel_rows<T>(context, 2, launch);
@@ -199,7 +180,7 @@ std::tuple<Tensor, Tensor> bev_pool_backward(const Tensor& grad, const Tensor& d
   const Tensor weights = torch::stable::contiguous(depth);
   const Tensor depth_grad = torch::stable::new_empty(depth, depth.sizes());
   const Tensor context_grad = torch::stable::new_empty(context, context.sizes());
-  with_type(context.scalar_type(), [&](auto type) {
+  with_type(context.scalar_type(), "depth and context", [&](auto type) {
     run_backward<decltype(type)>(shape, grad, weights, context, cell_of_point, depth_grad, context_grad, launch);
   });
   return {depth_grad, context_grad};

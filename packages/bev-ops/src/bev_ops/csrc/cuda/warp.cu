@@ -2,8 +2,6 @@
 #include "launch.h"
 #include "warp_kernels.cuh"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 namespace bev_ops {
 namespace {
@@ -36,29 +34,14 @@ Tensor warp(const Tensor& maps, const Tensor& cells) {
   if (out.numel() == 0) {
     return out;
   }
-  const auto run = [&](auto type) {
+  with_type(maps.scalar_type(), "maps", [&](auto type) {
     using T = decltype(type);
     launch_warp<T, kBackward>(
         WarpArgs<T>{const_data<T>(source), const_data<float>(cells), data<T>(out), maps.size(0),
                     static_cast<int>(maps.size(1)), static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3))},
         WarpLauncher(maps));
-  };
-  switch (maps.scalar_type()) {
-    case ScalarType::Half:
-      run(torch::headeronly::Half{});
-      return out;
-    case ScalarType::BFloat16:
-      run(torch::headeronly::BFloat16{});
-      return out;
-    case ScalarType::Float:
-      run(float{});
-      return out;
-    case ScalarType::Double:
-      run(double{});
-      return out;
-    default:
-      STD_TORCH_CHECK(false, "maps must be float16, bfloat16, float32 or float64");
-  }
+  });
+  return out;
 }
 
 Tensor warp_affine(const Tensor& maps, const Tensor& cells) { return warp<false>(maps, cells); }
