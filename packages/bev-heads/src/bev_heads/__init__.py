@@ -2,7 +2,13 @@
 
 from .box_code import CenterOutput, decode_boxes, encode_boxes, gather_codes
 from .center_head import CenterHead
-from .decode import decode_centers, decode_centers_padded
+from .decode import (
+    BoxCandidates,
+    best_candidates,
+    decode_centers,
+    decode_centers_padded,
+    suppress_candidates,
+)
 from .detections import Detections, PaddedDetections
 from .losses import center_loss, gaussian_focal_loss, mean_over_processes
 from .occupancy_head import OccupancyHead, occupancy_loss
@@ -10,6 +16,7 @@ from .options import CenterLossOptions, CenterTargetOptions, DecodeOptions, NmsO
 from .targets import CenterTargets, center_targets, gaussian_radius
 
 __all__ = [
+    "BoxCandidates",
     "CenterHead",
     "CenterLossOptions",
     "CenterOutput",
@@ -20,6 +27,7 @@ __all__ = [
     "NmsOptions",
     "OccupancyHead",
     "PaddedDetections",
+    "best_candidates",
     "center_loss",
     "center_targets",
     "decode_boxes",
@@ -31,4 +39,5 @@ __all__ = [
     "gaussian_radius",
     "mean_over_processes",
     "occupancy_loss",
+    "suppress_candidates",
 ]

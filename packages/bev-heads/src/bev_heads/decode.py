@@ -21,7 +21,15 @@ from .box_code import CenterOutput, decode_boxes, gather_codes
 from .detections import Detections, PaddedDetections
 from .options import DecodeOptions, NmsOptions
 
-__all__ = ["decode_centers", "decode_centers_padded"]
+__all__ = ["BoxCandidates", "best_candidates", "decode_centers", "decode_centers_padded", "suppress_candidates"]
+
+
+class BoxCandidates(NamedTuple):
+    """The best cells of every task, best first, before any of them is suppressed."""
+
+    boxes: Tensor  # (B, T, C, 9) as in Detections
+    scores: Tensor  # (B, T, C) in 0..1; -1 where a task has fewer than C cells to offer
+    labels: Tensor  # (B, T, C) int64
 
 
 def decode_centers(
@@ -54,8 +62,41 @@ def decode_centers_padded(
         ValueError: there is no task, the tasks differ in samples or cells, or the options do not fit the tasks.
     """
     options = options or DecodeOptions()
-    tasks = _Tasks.of(outputs, options)
-    candidates = _best_cells(outputs, tasks, grid, log_dimensions)
+    candidates = best_candidates(outputs, grid, options, log_dimensions=log_dimensions)
+    return suppress_candidates(candidates, [output.heatmap.shape[1] for output in outputs], grid, options)
+
+
+def best_candidates(
+    outputs: Sequence[CenterOutput], grid: BevGrid, options: DecodeOptions | None = None, *, log_dimensions: bool = True
+) -> BoxCandidates:
+    """The first half of decoding: the best cells of every task as boxes.
+
+    Raises:
+        ValueError: there is no task, or the tasks differ in samples or cells.
+    """
+    shapes = [output.heatmap.shape for output in outputs]
+    if len({(shape[0], *shape[2:]) for shape in shapes}) != 1:
+        raise ValueError(
+            "outputs must hold one CenterOutput per task, their heatmaps (B, K, Y, X) equal in B, Y and X; "
+            f"got {[tuple(shape) for shape in shapes]}"
+        )
+    tasks = _Tasks.of([shape[1] for shape in shapes], shapes[0][2] * shapes[0][3], options or DecodeOptions())
+    return _best_cells(outputs, tasks, grid, log_dimensions)
+
+
+def suppress_candidates(
+    candidates: BoxCandidates, classes_per_task: Sequence[int], grid: BevGrid, options: DecodeOptions | None = None
+) -> PaddedDetections:
+    """The second half of decoding: candidates above the score threshold, in range, and suppressed task by task.
+
+    Raises:
+        ValueError: the options do not fit the tasks, or the candidates are not those of this many tasks.
+    """
+    options = options or DecodeOptions()
+    tasks = _Tasks.of(classes_per_task, grid.size[0] * grid.size[1], options)
+    wanted, got = (len(tasks.classes), tasks.candidates), tuple(candidates.scores.shape[1:])
+    if got != wanted:
+        raise ValueError(f"candidates of (T, C) = {wanted} tasks and cells are wanted, got {got}")
     valid = _valid(candidates, tasks, options)
     keep = nms_batched(_compared_boxes(candidates, tasks), valid, [_rule(nms) for nms in tasks.nms])
     return _packed(candidates, keep, sum(tasks.most_kept))
@@ -70,15 +111,8 @@ class _Tasks(NamedTuple):
     max_candidates: int
 
     @classmethod
-    def of(cls, outputs: Sequence[CenterOutput], options: DecodeOptions) -> _Tasks:
-        shapes = [output.heatmap.shape for output in outputs]
-        if len({(shape[0], *shape[2:]) for shape in shapes}) != 1:
-            raise ValueError(
-                "outputs must hold one CenterOutput per task, their heatmaps (B, K, Y, X) equal in B, Y and X; "
-                f"got {[tuple(shape) for shape in shapes]}"
-            )
-        classes = tuple(shape[1] for shape in shapes)
-        return cls(classes, shapes[0][2] * shapes[0][3], options.nms_of_tasks(classes), options.max_candidates)
+    def of(cls, classes: Sequence[int], cells: int, options: DecodeOptions) -> _Tasks:
+        return cls(tuple(classes), cells, options.nms_of_tasks(tuple(classes)), options.max_candidates)
 
     @property
     def slots(self) -> int:
@@ -96,30 +130,22 @@ class _Tasks(NamedTuple):
 
     @property
     def labels(self) -> list[int]:
-        """Label of every class slot; that of a slot without a class means nothing."""
+        """Label of every class slot; a slot without a class has some label, which means nothing."""
         first_labels = accumulate(self.classes[:-1], initial=0)
-        return [first + slot for first in first_labels for slot in range(self.slots)]
+        last = sum(self.classes) - 1
+        return [min(first + slot, last) for first in first_labels for slot in range(self.slots)]
 
     @property
     def size_factors(self) -> list[float]:
-        """Factor on the sizes of every class slot while boxes are compared."""
+        """Factor on the sizes of every label while boxes are compared."""
         factors: list[float] = []
-        for nms in self.nms:
+        for classes, nms in zip(self.classes, self.nms, strict=True):
             given = nms.rescale or (1.0,)
-            factors += [given[min(slot, len(given) - 1)] for slot in range(self.slots)]
+            factors += [given[min(slot, len(given) - 1)] for slot in range(classes)]
         return factors
 
 
-class _Candidates(NamedTuple):
-    """The best cells of every task, best first."""
-
-    boxes: Tensor  # (B, T, C, 9)
-    scores: Tensor  # (B, T, C)
-    slots: Tensor  # (B, T, C) int64, class slots, counted over all tasks
-    labels: Tensor  # (B, T, C) int64
-
-
-def _best_cells(outputs: Sequence[CenterOutput], tasks: _Tasks, grid: BevGrid, log_dimensions: bool) -> _Candidates:
+def _best_cells(outputs: Sequence[CenterOutput], tasks: _Tasks, grid: BevGrid, log_dimensions: bool) -> BoxCandidates:
     # The published code takes the best C per class and then the best C of those: the same cells as the best C of all.
     best = best_of_rows(_probabilities(outputs, tasks).flatten(0, 1), tasks.candidates)
     scores, index = (values.unflatten(0, (-1, len(outputs))) for values in best)
@@ -129,7 +155,7 @@ def _best_cells(outputs: Sequence[CenterOutput], tasks: _Tasks, grid: BevGrid, l
     boxes = decode_boxes(codes.mT, cell, grid, log_dimensions=log_dimensions)
     first_slots = constant([t * tasks.slots for t in range(len(outputs))], boxes, torch.int64)
     slots = index // tasks.cells + first_slots[:, None]
-    return _Candidates(boxes, scores, slots, constant(tasks.labels, boxes, torch.int64)[slots])
+    return BoxCandidates(boxes, scores, constant(tasks.labels, boxes, torch.int64)[slots])
 
 
 def _probabilities(outputs: Sequence[CenterOutput], tasks: _Tasks) -> Tensor:
@@ -145,7 +171,7 @@ def _probabilities(outputs: Sequence[CenterOutput], tasks: _Tasks) -> Tensor:
     )
 
 
-def _valid(candidates: _Candidates, tasks: _Tasks, options: DecodeOptions) -> Tensor:
+def _valid(candidates: BoxCandidates, tasks: _Tasks, options: DecodeOptions) -> Tensor:
     """(B, T, C) bool, the candidates that enter the suppression."""
     boxes, free = candidates.boxes, (math.inf,) * 6
     lower = constant((*options.center_range[:3], *(-bound for bound in free)), boxes)
@@ -161,10 +187,10 @@ def _valid(candidates: _Candidates, tasks: _Tasks, options: DecodeOptions) -> Te
     return valid
 
 
-def _compared_boxes(candidates: _Candidates, tasks: _Tasks) -> Tensor:
+def _compared_boxes(candidates: BoxCandidates, tasks: _Tasks) -> Tensor:
     """(B, T, C, 5) x, y, length, width, yaw, with sizes as they count in the suppression."""
     boxes = candidates.boxes
-    factors = constant(tasks.size_factors, boxes)[candidates.slots]
+    factors = constant(tasks.size_factors, boxes)[candidates.labels]
     return torch.cat([boxes[..., :2], boxes[..., 3:5] * factors[..., None], boxes[..., 6:7]], dim=-1)
 
 
@@ -174,7 +200,7 @@ def _rule(nms: NmsOptions) -> NmsRule:
     return NmsRule(overlap=nms.threshold, most=nms.post_max)
 
 
-def _packed(candidates: _Candidates, keep: Tensor, rows: int) -> PaddedDetections:
+def _packed(candidates: BoxCandidates, keep: Tensor, rows: int) -> PaddedDetections:
     """The kept candidates (B, T, C) moved together, in ``rows`` rows per sample."""
     keep = keep.flatten(1)
     number = keep.cumsum(1)
