@@ -10,8 +10,7 @@ from torch import nn
 
 from bev_bench.flops import count_operations
 from bev_bench.options import FlopsOptions
-from bev_bench.rig import nuscenes_rig
-from bev_zoo import Detector, get_recipe
+from bev_zoo import Detector, get_recipe, nuscenes_rig
 
 SIZE = (64, 96)
 

@@ -3,7 +3,6 @@
 from bev_bench.compare import Comparison, compare_reports
 from bev_bench.machine import Machine
 from bev_bench.report import Fact, Figure, Report, Row, as_markdown, as_table, read_report
-from bev_bench.rig import nuscenes_rig
 from bev_bench.stopwatch import Contender, Repetition, Times, measure
 
 __all__ = [
@@ -20,6 +19,5 @@ __all__ = [
     "as_table",
     "compare_reports",
     "measure",
-    "nuscenes_rig",
     "read_report",
 ]

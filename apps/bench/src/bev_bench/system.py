@@ -17,9 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bev_bench.options import SystemOptions
 from bev_bench.report import Fact
-from bev_bench.rig import nuscenes_rig
 from bev_heads import CenterHead
-from bev_zoo import CameraRig, Detector, Recipe, create_model, get_recipe, load_checkpoint, read_input_size
+from bev_zoo import (
+    CameraRig,
+    Detector,
+    Recipe,
+    create_model,
+    get_recipe,
+    load_checkpoint,
+    nuscenes_rig,
+    read_input_size,
+)
 
 __all__ = ["Inputs", "System", "build_system", "check_system", "make_inputs"]
 

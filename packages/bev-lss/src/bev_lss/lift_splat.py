@@ -72,7 +72,7 @@ class LiftSplat(nn.Module):
         self.voxels = voxels
         self.channels_last = channels_last
         self.depth_net = PlainDepthNet(in_channels, bins.count, channels) if depth_net is None else depth_net
-        self._plans = PlanCache(cached_plans)
+        self._plans: PlanCache[PoolPlan] = PlanCache(cached_plans)
 
     def forward(
         self,

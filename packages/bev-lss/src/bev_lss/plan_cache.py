@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from bev_ops import PoolPlan
-
 __all__ = ["PlanCache"]
 
+Plan = TypeVar("Plan")
 
-class PlanCache:
-    """The last few plans, found again by the *values* of the calibration they were built for.
+
+class PlanCache(Generic[Plan]):
+    """The last few plans, or whatever else follows from a calibration, found again by the *values* of the calibration.
 
     A calibration counts as the same only if every number of it is the same, so a changed pose, augmentation or feature
     size always gets a new plan. The calibration is copied when it is stored: changing a tensor in place afterwards
@@ -26,13 +27,13 @@ class PlanCache:
 
     def __init__(self, capacity: int = 4) -> None:
         self.capacity = capacity
-        self._plans: OrderedDict[int, tuple[tuple[object, ...], Tensor, PoolPlan]] = OrderedDict()
+        self._plans: OrderedDict[int, tuple[tuple[object, ...], Tensor, Plan]] = OrderedDict()
         self._next_id = 0
 
     def __len__(self) -> int:
         return len(self._plans)
 
-    def get(self, kind: tuple[object, ...], calibration: tuple[Tensor, ...], build: Callable[[], PoolPlan]) -> PoolPlan:
+    def get(self, kind: tuple[object, ...], calibration: tuple[Tensor, ...], build: Callable[[], Plan]) -> Plan:
         """The plan for this calibration, built if it is not known.
 
         Args:
@@ -55,7 +56,7 @@ class PlanCache:
         """Forget all plans."""
         self._plans.clear()
 
-    def _store(self, facts: tuple[object, ...], flat: Tensor, plan: PoolPlan) -> PoolPlan:
+    def _store(self, facts: tuple[object, ...], flat: Tensor, plan: Plan) -> Plan:
         self._plans[self._next_id] = (facts, flat, plan)
         self._next_id += 1
         while len(self._plans) > self.capacity:

@@ -72,6 +72,20 @@ class BevMemory:
             torch.cat([self.cam0_to_global[:, :slot], rest.cam0_to_global], dim=1),
         )
 
+    def motion(
+        self,
+        cam0_to_key_ego: Tensor,  # (B, 4, 4) camera 0 of now
+        key_ego_to_global: Tensor,  # (B, 4, 4) ego pose of camera 0 of now
+        bev_aug: Tensor,  # (B, 3, 3)
+    ) -> Tensor:
+        """From the key ego of now to that of every map, both augmented: (B, H, 4, 4) float32; see `now_to_then`."""
+        global_to_key_ego = torch.linalg.inv(key_ego_to_global.double())[:, None]
+        then = (global_to_key_ego @ self.cam0_to_global).float()  # (B, H, 4, 4)
+        now = cam0_to_key_ego[:, None].expand_as(then)
+        aug = bev_aug[:, None].expand(-1, self.length, -1, -1)
+        motion = now_to_then(now.flatten(0, 1), then.flatten(0, 1), aug.flatten(0, 1))
+        return motion.unflatten(0, (-1, self.length))
+
     def warped(
         self,
         cam0_to_key_ego: Tensor,  # (B, 4, 4) camera 0 of now
@@ -80,10 +94,6 @@ class BevMemory:
         grid: BevGrid,
     ) -> list[Tensor]:
         """The maps as the key ego of now sees them, newest first; one sampling call for all."""
-        global_to_key_ego = torch.linalg.inv(key_ego_to_global.double())[:, None]
-        then = (global_to_key_ego @ self.cam0_to_global).float()  # (B, H, 4, 4)
-        now = cam0_to_key_ego[:, None].expand_as(then)
-        aug = bev_aug[:, None].expand(-1, self.length, -1, -1)
-        motion = now_to_then(now.flatten(0, 1), then.flatten(0, 1), aug.flatten(0, 1))
-        maps = warp_bev(self.maps.flatten(0, 1), motion, grid)
+        motion = self.motion(cam0_to_key_ego, key_ego_to_global, bev_aug)
+        maps = warp_bev(self.maps.flatten(0, 1), motion.flatten(0, 1), grid)
         return list(maps.unflatten(0, (-1, self.length)).unbind(1))

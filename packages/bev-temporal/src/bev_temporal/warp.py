@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bev_ops import BevGrid, warp_affine
 
-__all__ = ["warp_bev"]
+__all__ = ["cell_motion", "warp_bev"]
 
 
 def warp_bev(
@@ -32,12 +32,13 @@ def warp_bev(
     """
     _check(bev, now_to_then, grid)
     layers = bev.flatten(1, -3)  # voxels: the height joins the channels
-    return warp_affine(layers, _between_cells(now_to_then, grid)).view(bev.shape)
+    return warp_affine(layers, cell_motion(now_to_then, grid)).view(bev.shape)
 
 
-def _between_cells(now_to_then: Tensor, grid: BevGrid) -> Tensor:
-    """now_to_then (B, 4, 4) in metres -> (B, 2, 3) float32 from cell positions (x, y, 1) to cell positions (x, y).
+def cell_motion(now_to_then: Tensor, grid: BevGrid) -> Tensor:
+    """Where the cells of now were then: now_to_then (B, 4, 4) in metres -> (B, 2, 3) float32.
 
+    Takes cell position (x, y, 1) of now to cell position (x, y) of then, by the rules of :func:`warp_bev`.
     Written out, because a general inverse, and constants that are sent to it, make a GPU wait.
     """
     motion, lower, step = now_to_then.detach().double(), grid.lower, grid.step

@@ -16,6 +16,7 @@ from .checkpoint import (
 )
 from .create import create_model
 from .detector import Detector, Targets
+from .example_rig import nuscenes_rig
 from .flops import Flops, StageFlops, count_flops
 from .inference import InferenceOptions, PreparedDetector, prepare_for_inference
 from .parameter_groups import ParameterGroup, parameter_groups
@@ -67,6 +68,7 @@ __all__ = [
     "load_checkpoint",
     "load_matching",
     "looks_like",
+    "nuscenes_rig",
     "parameter_groups",
     "prepare_for_inference",
     "read_checkpoint",

@@ -6,7 +6,7 @@ Shapes: B samples that run side by side, N cameras, H past frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -23,7 +23,7 @@ from .inputs import check_inputs
 if TYPE_CHECKING:
     from .detector import Detector
 
-__all__ = ["SceneStart", "Stream", "StreamOrderError"]
+__all__ = ["Moment", "SceneStart", "Stream", "StreamOrderError"]
 
 SceneStart = Literal["as-published", "hold-first"]
 _START_PREFIX = "start."
@@ -31,6 +31,36 @@ _START_PREFIX = "start."
 
 class StreamOrderError(ValueError):
     """A frame that is not newer than the one before it."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and in which scene a frame was seen, as far as the caller says so.
+
+    Attributes:
+        timestamp: seconds.
+        scene: any name.
+    """
+
+    timestamp: float | None = None
+    scene: str | None = None
+
+    def goes_on_to(self, later: Moment, max_gap_s: float) -> bool:
+        """Whether a later frame belongs to the same scene: same name, and no longer pause than ``max_gap_s``.
+
+        Raises:
+            StreamOrderError: it is of the same scene and not later.
+        """
+        if later.scene != self.scene:
+            return False
+        if later.timestamp is None or self.timestamp is None:
+            return True
+        if later.timestamp <= self.timestamp:
+            raise StreamOrderError(
+                f"frames must come in order: got {later.timestamp:.6f} s after {self.timestamp:.6f} s; reset() to "
+                "start anew"
+            )
+        return later.timestamp - self.timestamp <= max_gap_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +99,7 @@ class _State:
 
     memory: BevMemory
     count: int  # frames seen, counted up to one more than the history
-    timestamp: float | None = None
-    scene: str | None = None
+    moment: Moment = field(default_factory=Moment)
     previous: _Seen | None = None  # stereo: the frame before
     first: _Seen | None = None  # stereo, while the history is not full: the first frame
 
@@ -138,7 +167,9 @@ class Stream:
     ) -> list[CenterOutput] | Tensor:
         """The same, before decoding."""
         check_inputs(self.model.recipe, images, rig, streamed=True)
-        state = self._goes_on(timestamp, scene)
+        moment, state = Moment(timestamp, scene), self._state
+        if state is not None and not state.moment.goes_on_to(moment, self.max_gap_s):
+            state = None
         if state is not None:
             self._check_continuation(state, images)
         was_training = self.model.training
@@ -147,7 +178,7 @@ class Stream:
             outputs, state = self._step(images[:, 0], rig, state)
         finally:
             self.model.train(was_training)
-        self._state = replace(state, timestamp=timestamp, scene=scene)
+        self._state = replace(state, moment=moment)
         return outputs
 
     def state(self) -> dict[str, Tensor]:
@@ -160,8 +191,8 @@ class Stream:
         if now is None:
             return {}
         state = {"maps": now.memory.maps, "cam0_to_global": now.memory.cam0_to_global, "count": torch.tensor(now.count)}
-        if now.timestamp is not None:
-            state["timestamp"] = torch.tensor(now.timestamp, dtype=torch.float64)
+        if now.moment.timestamp is not None:
+            state["timestamp"] = torch.tensor(now.moment.timestamp, dtype=torch.float64)
         for prefix, seen in (("previous.", now.previous), (_START_PREFIX, now.first)):
             if seen is not None:
                 state |= {prefix + field.name: getattr(seen, field.name) for field in fields(seen)}
@@ -228,22 +259,6 @@ class Stream:
 
     # -- checks --------------------------------------------------------------------------------------------------------
 
-    def _goes_on(self, timestamp: float | None, scene: str | None) -> _State | None:
-        """What the next frame goes on from: nothing on a new scene or after a gap; a frame out of order is refused."""
-        state = self._state
-        if state is None or scene != state.scene or self._paused(state, timestamp):
-            return None
-        return state
-
-    def _paused(self, state: _State, timestamp: float | None) -> bool:
-        if timestamp is None or state.timestamp is None:
-            return False
-        if timestamp <= state.timestamp:
-            raise StreamOrderError(
-                f"frames must come in order: got {timestamp:.6f} s after {state.timestamp:.6f} s; reset() to start anew"
-            )
-        return timestamp - state.timestamp > self.max_gap_s
-
     @staticmethod
     def _check_continuation(state: _State, images: Tensor) -> None:
         """Samples must be as many as before, and cameras where they are compared with those before."""
@@ -284,8 +299,7 @@ def _named_state(state: Mapping[str, Tensor], scene: str | None, *, stereo: bool
     return _State(
         BevMemory(state["maps"].clone(), state["cam0_to_global"].clone()),
         int(state["count"]),
-        None if timestamp is None else float(timestamp),
-        scene,
+        Moment(None if timestamp is None else float(timestamp), scene),
         seen("previous."),
         seen(_START_PREFIX),
     )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from bev_bench.cases.case import Case, DisagreementError, Problem, check_close, random_generator
-from bev_bench.rig import nuscenes_rig
 from bev_lss import DepthBins, frustum_points, points_to_ego
 from bev_ops import BevGrid, PoolPlan, bev_pool
+from bev_zoo import nuscenes_rig
 
 __all__ = ["PlainPlan", "PoolSize", "plain_plan", "plain_pool", "pool_cases"]
 

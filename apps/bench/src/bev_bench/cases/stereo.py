@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bev_bench.cases.case import Case, Problem, check_close, random_generator
-from bev_bench.rig import nuscenes_rig
 from bev_lss import DepthBins
 from bev_temporal import StereoCostVolume, camera_to_previous
+from bev_zoo import nuscenes_rig
 
 __all__ = ["plain_cost_volume", "stereo_cases"]
 

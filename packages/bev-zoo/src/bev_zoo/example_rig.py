@@ -1,4 +1,5 @@
-"""A calibration of six cameras, shaped like nuScenes', made up but true to size: benchmarks need no data set."""
+"""A calibration of six cameras, shaped like nuScenes', made up but true to size: benchmarks and exports need no
+data set."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bev_bench import nuscenes_rig
 from bev_bench.cases.pool import PoolSize, plain_plan
 from bev_lss import DepthBins
+from bev_zoo import nuscenes_rig
 
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "view_transform.npz"
 AHEAD_DEG = {"front left": 55, "front": 0, "front right": -55, "back left": 110, "back": 180, "back right": -110}
