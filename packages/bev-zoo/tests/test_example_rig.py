@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from bev_bench.cases.pool import PoolSize, plain_plan
-from bev_lss import DepthBins
 from bev_zoo import nuscenes_rig
 
-REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "view_transform.npz"
 AHEAD_DEG = {"front left": 55, "front": 0, "front right": -55, "back left": 110, "back": 180, "back right": -110}
 
 
@@ -40,29 +35,3 @@ def test_calibration_is_the_same_in_every_frame_unless_the_cameras_fire_one_afte
     moved = (rolling - first)[0, :, :3, 3].norm(dim=1)
     assert moved[0] == 0
     assert 0.2 < moved.max() < 0.5  # 43 ms at 10 m/s
-
-
-@pytest.mark.skipif(not REFERENCE.exists(), reason=f"needs {REFERENCE}")
-@pytest.mark.parametrize(
-    ("system", "size"),
-    [
-        ("bevdet-r50", PoolSize(input_size=(256, 704), bins=DepthBins(1.0, 60.0, 1.0), cell_m=0.8)),
-        (
-            "bevdet-r50-4d-stereo-cbgs",
-            PoolSize(input_size=(256, 704), bins=DepthBins(1.0, 60.0, 1.0, log_spaced=True), cell_m=0.8),
-        ),
-        (
-            "bevdet-stbase-4d-stereo-512x1408-cbgs",
-            PoolSize(input_size=(512, 1408), bins=DepthBins(1.0, 60.0, 0.5, log_spaced=True), cell_m=0.4),
-        ),
-    ],
-    ids=["uniform", "log-spaced", "large, log-spaced"],
-)
-def test_points_pile_up_as_they_do_on_a_real_key_frame(system: str, size: PoolSize) -> None:
-    points, kept, cells, longest, *_ = np.load(REFERENCE)[f"{system}/counts"].tolist()
-    frustum = size.points(torch.device("cpu"))
-    plan = plain_plan(frustum, size.grid())
-    assert frustum.numel() // 3 == points
-    assert len(plan.cell) == pytest.approx(kept, rel=0.01)
-    assert len(plan.begin) == pytest.approx(cells, rel=0.03)
-    assert int(plan.length.max()) == pytest.approx(longest, rel=0.05)
