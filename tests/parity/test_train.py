@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bev_zoo import Targets, create_model, get_recipe, load_checkpoint, parameter_groups
 from bev_zoo.checkpoint import published_to_our_name
@@ -17,11 +17,23 @@ from .published import PUBLISHED_SYSTEMS, Published
 
 QUICK = {"bevdet-r50-cbgs", "bevdet-r50-4d-depth-cbgs", "bevdet-r50-4d-stereo-cbgs", "bevdet-occ-r50-4d-stereo-24e"}
 
-# The published code sums the stereo cost of 256 channels in fours, one after the other; ours sums lane by lane, and
-# rounds a sum of 300 otherwise. Gradients of four of the twelve systems differ by 5.1e-3 to 5.7e-3 for it.
-STEREO_RELATIVE = 1e-2
+
+@pytest.fixture
+def attention_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention step by step, as the published code has it.
+
+    The fused kernel rounds otherwise: two occupancy systems on Swin-B have a gradient of norm 0.018, where the largest is
+    6.6, that is 5.9e-3 off for it.
+    """
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
+        logits = (query * query.shape[-1] ** -0.5) @ key.mT + attn_mask
+        return logits.softmax(dim=-1) @ value
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", attention)
 
 
+@pytest.mark.usefixtures("attention_as_published")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PUBLISHED_SYSTEMS]
 )
@@ -44,11 +56,10 @@ def test_losses_and_gradient_norms_agree(reference: Path, name: str) -> None:
     parameters = dict(model.named_parameters())
     norms = dict(zip(published.values["grad_names"].tolist(), published.values["grad_norms"].tolist(), strict=True))
     rounding = 1e-6 * max(norms.values())  # biases in front of a batch norm have no gradient but this
-    relative = STEREO_RELATIVE if model.recipe.stereo else 5e-3
     for key, norm in norms.items():
         gradient = parameters.pop(published_to_our_name(key)).grad
         got = 0.0 if gradient is None else gradient.norm().item()
-        assert got == pytest.approx(norm, rel=relative, abs=rounding), key
+        assert got == pytest.approx(norm, rel=5e-3, abs=rounding), key
     assert not parameters, "parameters the published system does not have"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ def pool(clock: Clock) -> Iterator[Row]:
     for case in CASES:
         for dtype in (torch.float16, torch.float32):
             yield _forward(case, dtype, clock, bandwidth)
+    for case in (CASES[0], CASES[2]):
+        yield _one_plan(replace(case, batch=8), torch.float16, clock)
 
 
 def backward(clock: Clock) -> Iterator[Row]:
@@ -115,6 +117,23 @@ def _forward(case: Case, dtype: torch.dtype, clock: Clock, bandwidth: float) -> 
     if dtype != torch.float16:
         targets = {}
     return Row("pool", f"{case.name}, C={case.channels}, {str(dtype)[6:]}", ours, times, correct, note, targets)
+
+
+def _one_plan(case: Case, dtype: torch.dtype, clock: Clock) -> Row:
+    """Samples of one calibration."""
+    points = case.points()[:1]
+    one, each = PoolPlan.from_points(points, case.grid), PoolPlan.from_points(points.expand(8, *[-1] * 5), case.grid)
+    depth, context = case.tensors(dtype)
+    pairs = list(zip(depth.split(1), context.split(1), strict=True))
+    ways = {
+        "ours": lambda: bev_pool(depth, context, one),
+        "a call per sample": lambda: [bev_pool(*pair, one) for pair in pairs],
+        "a plan of all samples": lambda: bev_pool(depth, context, each),
+    }
+    correct = torch.equal(ways["ours"](), torch.cat(ways["a call per sample"]()))
+    times = clock.in_graphs(ways, calls=3)
+    name = f"8 x {case.name} with one plan, C={case.channels}, {str(dtype)[6:]}"
+    return Row("pool", name, times.pop("ours"), times, correct)
 
 
 def _backward(case: Case, dtype: torch.dtype, clock: Clock) -> Row:

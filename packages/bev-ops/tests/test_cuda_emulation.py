@@ -29,7 +29,7 @@ class Sizes(ctypes.Structure):
         (name, ctypes.c_int64)
         for name in (
             *("samples", "cameras", "bins", "channels", "height", "width", "cells"),
-            *("long_cell", "long_slots"),
+            *("long_cell", "long_slots", "plan_samples"),
         )
     ]
 
@@ -47,7 +47,8 @@ def call(function: Callable[..., bytes], order: str, *args: object) -> None:
 
 def sizes_of(depth: Tensor, context: Tensor, plan: PoolPlan, long_cell: int, long_slots: int) -> object:
     b, n, d, h, w = depth.shape
-    return ctypes.byref(Sizes(b, n, d, context.shape[2], h, w, plan.grid.num_cells, long_cell, long_slots))
+    limits = long_cell, long_slots, plan.shape[0]
+    return ctypes.byref(Sizes(b, n, d, context.shape[2], h, w, plan.grid.num_cells, *limits))
 
 
 def emulated_pool(
@@ -57,7 +58,7 @@ def emulated_pool(
     order: str,
     *,
     min_run: int = 2,
-    rows: bool = True,
+    products: bool = True,
     channels_last: bool = False,
     at_once: int = 8,
 ) -> Tensor:
@@ -67,7 +68,7 @@ def emulated_pool(
     sizes = sizes_of(depth, context, inputs.plan, long_cell, tables[3].numel())
     shape = (depth.shape[0], z, y, x, context.shape[2]) if channels_last else (*context.shape[::2][:2], z, y, x)
     out = torch.full(shape, NAN, dtype=depth.dtype)
-    options = (ctypes.c_bool(rows), ctypes.c_bool(channels_last), ctypes.c_int64(at_once))
+    options = (ctypes.c_bool(products), ctypes.c_bool(channels_last), ctypes.c_int64(at_once))
     call(emulator.emulate_forward, order, DTYPES[depth.dtype], sizes, *options, depth, context, *tables, out)
     return out.movedim(-1, 1) if channels_last else out
 
@@ -123,11 +124,11 @@ def test_forward_is_the_reference(emulator, make_inputs, check_close, dtype, cha
 @pytest.mark.parametrize(
     "options",
     [
-        {"rows": False},
+        {"products": False},
         {"channels_last": True},
         {"at_once": 1},
         {"min_run": 1},
-        {"min_run": 9, "rows": False, "at_once": 2, "channels_last": True},
+        {"min_run": 9, "products": False, "at_once": 2, "channels_last": True},
     ],
     ids=str,
 )
@@ -138,6 +139,16 @@ def test_forward_in_every_layout(emulator, make_inputs, check_close, dtype, chan
     want = reference_pool(inputs)
     got = emulated_pool(emulator, inputs, 3, "forward", **options)
     check_close(got, want, rounding(dtype, float(want.abs().max()), 60))
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+@pytest.mark.parametrize("long_cell", [1, 256])
+def test_one_plan_for_all_samples(emulator, make_inputs, check_close, at_once, long_cell) -> None:
+    inputs, batch = make_inputs(1, 2, 5, 20, 17, 4), make_inputs(3, 2, 5, 20, 17, 4, seed=1)
+    batch.plan, batch.points = inputs.plan, inputs.points
+    want = reference_pool(batch)
+    got = emulated_pool(emulator, batch, long_cell, "random", at_once=at_once)
+    check_close(got, want, rounding(torch.float32, float(want.abs().max()), 60))
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES), ids=str)

@@ -274,6 +274,33 @@ def test_autocast_pools_in_float32(make_inputs, check_close, device, dtype) -> N
     check_close(out, bev_pool(inputs.depth.to(wide), inputs.context.to(wide), inputs.plan))
 
 
+@pytest.mark.parametrize("rows", [3, 17])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_plan_of_one_sample_serves_a_batch(pool, make_inputs, check_close, rows, dtype) -> None:
+    """Equal to a call per sample, forward and backward."""
+    inputs = make_inputs(1, 2, 5, 20, rows, 4, dtype=dtype)
+    batch = make_inputs(3, 2, 5, 20, rows, 4, dtype=dtype, seed=1)
+    batch.plan = inputs.plan
+    parts = [
+        SimpleNamespace(depth=batch.depth[i : i + 1], context=batch.context[i : i + 1], plan=inputs.plan)
+        for i in range(3)
+    ]
+    want = torch.cat([pool(part)[0] for part in parts])
+    check_close(pool(batch)[0], want, bound(dtype, want, 40))
+    grad = torch.cat([random_grad(part) for part in parts])
+    for got, *each in zip(
+        pool(batch, grad), *(pool(p, g) for p, g in zip(parts, grad.split(1), strict=True)), strict=True
+    ):
+        check_close(got, torch.cat(each), bound(dtype, torch.cat(each), 40))
+
+
+def test_a_shared_plan_in_channels_last_memory(make_inputs, check_close, device) -> None:
+    inputs, batch = make_inputs(1, device=device), make_inputs(3, seed=1, device=device)
+    want, got = (bev_pool(batch.depth, batch.context, inputs.plan, channels_last=last) for last in (False, True))
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    check_close(got, want)
+
+
 def test_a_plan_serves_many_calls(make_inputs, check_close) -> None:
     inputs = make_inputs()
     once = bev_pool(inputs.depth, inputs.context, inputs.plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bev_ops import SweepViews, _kernels, matching_cost, matching_probability, reference_sweep
+from bev_ops import SweepViews, _build, _kernels, kernel_status, matching_cost, matching_probability, reference_sweep
 
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 ORDERS = {"forward": 0, "backward": 1, "random": 2}
@@ -85,6 +86,33 @@ def oracle(current: Tensor, previous: Tensor, views: SweepViews, depths: Tensor,
     return torch.from_numpy(costs)
 
 
+def published_cost(current: Tensor, previous: Tensor, views: SweepViews, depths: Tensor, bias: float) -> Tensor:
+    """(M, D, H, W) float32, rounded after every operation of the published code as PyTorch 1.13.1 runs it on a CPU."""
+    images, channels, height, width = current.shape
+    own, other = current.numpy(), np.pad(previous.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    costs = np.zeros((images, len(depths), height, width), np.float32)
+    for m, d, i, j in np.ndindex(*costs.shape):
+        x, y, z = oracle_position(views, m, *views.pixels[m, :, i, j].tolist(), float(depths[d]), (height, width))
+        warped = np.zeros(channels, np.float32)
+        if z >= np.float32(1e-3) and -1 < x < width and -1 < y < height:
+            left, top = math.floor(x), math.floor(y)
+            right_weight, bottom_weight = x - np.float32(left), y - np.float32(top)
+            for row, row_weight in ((top, np.float32(1) - bottom_weight), (top + 1, bottom_weight)):
+                for column, weight in ((left, np.float32(1) - right_weight), (left + 1, right_weight)):
+                    product = np.multiply(weight * row_weight, other[m, :, row + 1, column + 1], dtype=np.float64)
+                    warped = (product + warped).astype(np.float32)  # fused: rounded once
+        for a, b, c, e in np.abs(own[m, :, i, j] - warped).reshape(-1, 4):
+            costs[m, d, i, j] += ((a + b) + c) + e
+        costs[m, d, i, j] += np.float32(bias) * (warped[-4] == 0)
+    return torch.from_numpy(costs)
+
+
+def cpu_fuses() -> bool:
+    """Every processor with AVX2 has fused operations, too; kernels shipped in a wheel do not use them."""
+    path = kernel_status()[0].path
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and (path is None or path.parent.name != "_lib")
+
+
 def on(device: str, views: SweepViews) -> SweepViews:
     return SweepViews(*(getattr(views, field.name).to(device) for field in fields(views)))
 
@@ -110,6 +138,18 @@ def test_it_is_the_rule(check_close, device, shape, dtype) -> None:
     assert got.dtype == torch.float32
     check_close(got, want, 4e-6 * float(want.max()))
     check_close(matching_probability(*arguments), (-got.double()).softmax(1), 1e-6)
+
+
+@pytest.mark.parametrize("shape", list(CASES.values()), ids=list(CASES))
+def test_it_rounds_as_published_on_a_cpu(check_close, shape) -> None:
+    """The softmax over depths is sharp: the last bits of a cost are a per mille of gradients."""
+    if not cpu_fuses():
+        pytest.skip("without fused operations the products of the four pixels round otherwise")
+    features, views = make_features(*shape), make_views(shape[0], *shape[2:])
+    want = published_cost(*features, views, DEPTHS, BIAS)
+    check_close(matching_cost(*features, views, DEPTHS, STRIDE, BIAS), want)
+    cameras = [getattr(views, field.name) for field in fields(views)]
+    check_close(reference_sweep.matching_cost(*features, *cameras, DEPTHS, STRIDE, BIAS, False), want)
 
 
 def test_the_cases_see_something_and_nothing() -> None:
@@ -215,7 +255,7 @@ torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(0)
 same = torch.eye(3).repeat(2, 1, 1)
 views = SweepViews(torch.rand(2, 2, 20, 30) * 80, same, torch.rand(2, 3), same, same)
-out = matching_probability(torch.randn(2, 36, 20, 30), torch.randn(2, 36, 20, 30), views, torch.rand(21), 4, 5.0)
+out = matching_probability(torch.randn(2, 100, 20, 30), torch.randn(2, 100, 20, 30), views, torch.rand(21), 4, 5.0)
 print(out.view(torch.int32).sum().item(), out.view(torch.int32).double().square().sum().item())
 """
 
@@ -224,6 +264,22 @@ def test_equal_bits_for_any_number_of_threads() -> None:
     outputs = {
         subprocess.run([sys.executable, "-c", SCRIPT, str(n)], capture_output=True, text=True, check=True).stdout
         for n in (1, 2, 3)
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="vectors have one width here")
+def test_equal_bits_for_vectors_of_any_width(tmp_path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\nexec {_build.find_cxx()} "$@" -march=x86-64-v3\n')  # the last -march counts
+    compiler.chmod(0o755)
+    narrow = {**os.environ, "CXX": str(compiler), "BEV_OPS_CACHE": str(tmp_path)}
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, "1"], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for environment in (narrow, dict(os.environ))
     }
     assert len(outputs) == 1
 

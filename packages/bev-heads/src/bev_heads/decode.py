@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bev_ops import BevGrid, NmsRule, best_of_rows, nms_batched
 
@@ -150,25 +149,32 @@ def _best_cells(outputs: Sequence[CenterOutput], tasks: _Tasks, grid: BevGrid, l
     best = best_of_rows(_probabilities(outputs, tasks).flatten(0, 1), tasks.candidates)
     scores, index = (values.unflatten(0, (-1, len(outputs))) for values in best)
     cell = index % tasks.cells
-    # Stacked as they are gathered, number by number of a code: sizes and angles lie in rows.
-    codes = torch.stack([gather_codes(output, cell[:, t]).mT for t, output in enumerate(outputs)], dim=1)
-    boxes = decode_boxes(codes.mT, cell, grid, log_dimensions=log_dimensions)
+    boxes = decode_boxes(_codes(outputs, cell).mT, cell, grid, log_dimensions=log_dimensions)
     first_slots = constant([t * tasks.slots for t in range(len(outputs))], boxes, torch.int64)
     slots = index // tasks.cells + first_slots[:, None]
     return BoxCandidates(boxes, scores, constant(tasks.labels, boxes, torch.int64)[slots])
 
 
+def _codes(outputs: Sequence[CenterOutput], cell: Tensor) -> Tensor:
+    """The predicted codes of cells (B, T, C): (B, T, 10, C), number by number, so that sizes and angles lie in rows."""
+    if cell.is_cuda:  # two launches; on the CPU copying whole maps takes longer than the calls
+        planes = torch.cat([plane for output in outputs for plane in output[1:]], dim=1).flatten(2)
+        planes = planes.unflatten(1, (len(outputs), -1))
+        return planes.gather(3, cell.unsqueeze(2).expand(-1, -1, planes.shape[2], -1)).float()
+    return torch.stack([gather_codes(output, cell[:, t]).mT for t, output in enumerate(outputs)], dim=1)
+
+
 def _probabilities(outputs: Sequence[CenterOutput], tasks: _Tasks) -> Tensor:
     """(B, T, slots * Y * X); -1 where a task has fewer classes than another."""
-    flat = [output.heatmap.float().sigmoid().flatten(1) for output in outputs]
-    length = tasks.slots * tasks.cells
-    return torch.stack(
-        [
-            row if row.shape[1] == length else functional.pad(row, (0, length - row.shape[1]), value=-1.0)
-            for row in flat
-        ],
-        dim=1,
-    )
+    maps = []
+    for output, classes in zip(outputs, tasks.classes, strict=True):
+        heatmap = output.heatmap.flatten(2)
+        maps += [heatmap, heatmap[:, :1].expand(-1, tasks.slots - classes, -1)]
+    probabilities = torch.cat(maps, dim=1).float().sigmoid_().unflatten(1, (len(outputs), tasks.slots))
+    for task, classes in enumerate(tasks.classes):
+        if classes < tasks.slots:
+            probabilities[:, task, classes:] = -1
+    return probabilities.flatten(2)
 
 
 def _valid(candidates: BoxCandidates, tasks: _Tasks, options: DecodeOptions) -> Tensor:

@@ -12,8 +12,8 @@ from . import reference
 from ._library import define_op
 from .grid import BevGrid
 
-# Cells with more entries than this are pooled by a whole GPU thread block instead of one warp.
-LONG_CELL = 128
+# Cells with more entries than this are pooled by a whole GPU thread block each, instead of beside their neighbours.
+LONG_CELL = 48
 # Points of one cell, one under the other, that make a run: fewer are cheaper one by one.
 MIN_RUN = 3
 _INT32_MAX = 2**31 - 1
@@ -23,6 +23,8 @@ _MAX_ROWS = 2**15
 @dataclass(frozen=True, eq=False)
 class PoolPlan:
     """Geometry of one pooling call, computed once per calibration and reusable for any depth and context.
+
+    A plan of one sample also serves batches of any size whose samples share its calibration.
 
     Letters: B samples, N cameras, D depth bins, h x w feature pixels, P = B*N*D*h*w frustum points. Tables are int32.
 

@@ -34,7 +34,8 @@ def bev_pool(
     Args:
         depth: weight of every depth bin of every feature pixel.
         context: feature of every pixel; NCHW or channels-last memory.
-        plan: geometry for exactly these B, N, D, h and w, on the same device.
+        plan: geometry for exactly these N, D, h and w, on the same device, and for these B samples or for one: then
+            all samples share it, such as the frames of a car whose cameras do not move on it.
         channels_last: lay the result out in memory with the channels innermost (``torch.channels_last_3d``), for
             convolutions that want it so.
 
@@ -63,6 +64,8 @@ def bev_pool(
 
 def _check_inputs(depth: Tensor, context: Tensor, plan: PoolPlan) -> None:
     b, n, d, h, w = plan.shape
+    if b == 1 and depth.ndim == 5:
+        b = depth.shape[0]
     if tuple(depth.shape) != (b, n, d, h, w):
         raise ValueError(
             f"the plan is for depth (B, N, D, h, w) = {(b, n, d, h, w)}, got {tuple(depth.shape)}: "

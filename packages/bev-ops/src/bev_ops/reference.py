@@ -81,8 +81,15 @@ def bev_pool(
 ) -> Tensor:
     """Sums depth * context: points of a run from the top, then runs and single points of a cell in order.
 
+    A plan of one sample serves all samples of depth and context.
+
     Returns (B, C, Z, Y, X), in memory with the channels innermost if wanted.
     """
+    if cell_of_point.shape[0] < depth.shape[0]:
+        plan = (entry_start, entries, column_runs, long_cells, cell_of_point, grid_size, long_cell, min_run)
+        samples = zip(depth.split(1), context.split(1), strict=True)
+        pooled = torch.cat([bev_pool(*sample, *plan, channels_last=False) for sample in samples])
+        return pooled.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else pooled
     x, y, z = grid_size
     b, channels = context.shape[0], context.shape[2]
     cells = b * z * y * x
@@ -111,9 +118,13 @@ def bev_pool_backward(
     grad: Tensor,  # (B, C, Z, Y, X)
     depth: Tensor,  # (B, N, D, h, w)
     context: Tensor,  # (B, N, C, h, w)
-    cell_of_point: Tensor,  # (B, N, D, h, w)
+    cell_of_point: Tensor,  # (B, N, D, h, w), or of one sample that serves all
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``bev_pool`` for depth and context, in their shapes and dtypes."""
+    if cell_of_point.shape[0] < depth.shape[0]:
+        samples = zip(grad.split(1), depth.split(1), context.split(1), strict=True)
+        depth_grad, context_grad = zip(*(bev_pool_backward(*sample, cell_of_point) for sample in samples), strict=True)
+        return torch.cat(depth_grad), torch.cat(context_grad)
     channels = context.shape[2]
     rows = _pixel_rows(context)
     weight = depth.reshape(-1).to(rows.dtype)

@@ -5,6 +5,10 @@ Shapes: M images, C channels, H x W feature pixels, P some of them, D depths.
 Positions are written out in float32, one operation after the other and without fused multiply-add, in the order of the
 published code: hundreds of compared channels turn the last bit of a position into a per mille of the matching, and a
 position that falls exactly on a pixel must do so here too.
+
+Absolute differences a_c are summed in the order of the published code as well, which compares four channels at a time:
+each group ((a_0 + a_1) + a_2) + a_3, and group after group to the cost, the first one first. The softmax over depths is
+so sharp that the rounding of another order is a per mille of gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GROUP = 4  # channels that the published code warps together
+_GROUP = 4  # channels that the published code warps and compares together
 _BEHIND = 1e-3  # metres in front of the previous camera that a point must at least have to be seen (published)
 
 # Zeros left, right, above, below the previous map: positions clamped to just outside of it need no mask.
@@ -102,7 +106,19 @@ def _cost(
     warped = F.embedding_bag(corners.flatten(0, 1), rows, per_sample_weights=weights.flatten(0, 1), mode="sum")
     warped = warped.view(*corners.shape[:2], -1)
     nothing = warped[..., -_GROUP] == 0
-    return warped.sub_(own[:, None]).abs_().sum(dim=-1).add_(nothing, alpha=bias)
+    return _sum_published(warped.sub_(own[:, None]).abs_()).add_(nothing, alpha=bias)
+
+
+def _sum_published(differences: Tensor) -> Tensor:
+    """Sum over the channels (P, D, C) -> (P, D): within groups of four neighbours, then group after group."""
+    first, *rest = differences.unflatten(-1, (-1, _GROUP)).unbind(-1)
+    groups = first.clone()
+    for channel in rest:
+        groups += channel
+    cost, *later = groups.permute(2, 0, 1).contiguous()
+    for group in later:
+        cost += group
+    return cost
 
 
 def _channels_last(image: Tensor) -> Tensor:

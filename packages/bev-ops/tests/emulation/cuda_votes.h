@@ -19,6 +19,8 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
   return votes;
 }
 
+inline void __syncwarp() { emulator::exchange(0xffffffffu, 0, static_cast<int>(emulator::running % 32)); }
+
 // Threads switch only where they wait, so that every operation between is atomic.
 inline int atomicAdd(int* target, int value) {
   const int before = *target;

@@ -1,11 +1,12 @@
 // Runs the CUDA kernels' source on the CPU, behind plain C functions for the tests. Every function returns an empty
 // string, or what went wrong.
-#define BEV_OPS_CUDA_RUNTIME "cuda_votes.h"
+#define BEV_OPS_CUDA_RUNTIME "cuda_matrix.h"
 #include <algorithm>
 
 #include "cuda/plan_kernels.cuh"
 #include "cuda/pool_backward.cuh"
 #include "cuda/pool_cells.cuh"
+#include "cuda/pool_products.cuh"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -20,11 +21,17 @@ struct Launcher {
     const Index3 blocks{static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z)};
     emulator::launch(blocks, bev_ops::kThreads, shared_bytes, [&] { kernel(args); });
   }
+
+  template <typename Args>
+  void overlapping(void (*kernel)(Args), GridSize grid, size_t shared_bytes, const Args& args) const {
+    (*this)(kernel, grid, shared_bytes, args);
+  }
 };
 
 struct PoolSizes {
   int64_t samples, cameras, bins, channels, height, width, cells;
   int64_t long_cell, long_slots;
+  int64_t plan_samples;
 
   int64_t images() const { return samples * cameras; }
   int64_t pixels() const { return height * width; }
@@ -50,47 +57,57 @@ struct AlignedRows {
   T* data() const { return reinterpret_cast<T*>(memory.get()); }
 };
 
-// rows: context as rows of channels; else as it lies in memory. Samples go in passes of `at_once`.
 template <typename T>
-void forward(const PoolSizes& sizes, bool rows, bool channels_last, int64_t at_once, const void* depth,
+void sum_columns(const bev_ops::ForwardArgs<T>& args, bool products) {
+  if constexpr (sizeof(T) == 2) {
+    if (products) {
+      bev_ops::launch_multiply_runs(args, Launcher{});
+      return;
+    }
+  }
+  bev_ops::launch_sum_runs(args, Launcher{});
+}
+
+// products: by tensor cores, where they do. Samples go in passes of `at_once`.
+template <typename T>
+void forward(const PoolSizes& sizes, bool products, bool channels_last, int64_t at_once, const void* depth,
              const void* context, const int32_t* entry_start, const int32_t* entries, const int32_t* column_runs,
              const int32_t* long_cells, void* out) {
   const AlignedRows<T> packed(context, sizes.images(), sizes.channels, sizes.pixels());
-  const int64_t stride = packed.stride, pixels = sizes.pixels();
-  const int channels = static_cast<int>(sizes.channels);
+  const int64_t columns = sizes.plan_samples * sizes.cameras * sizes.bins * sizes.width;
   bev_ops::ForwardArgs<T> args{};
   args.depth = static_cast<const T*>(depth);
-  args.context = rows ? bev_ops::ImageView<T>{packed.data(), pixels * stride, 1, sizes.width * stride, stride,
-                                              channels, true}
-                      : bev_ops::ImageView<T>{static_cast<const T*>(context), channels * pixels, pixels, sizes.width,
-                                              1, channels, false};
+  args.context = packed.data();
   args.entry_start = entry_start;
   args.entries = entries;
   args.column_runs = column_runs;
   args.long_cells = long_cells;
   args.out = static_cast<T*>(out);
-  args.cells = sizes.samples * sizes.cells;
+  args.cells = sizes.plan_samples * sizes.cells;
   args.cells_per_sample = sizes.cells;
   args.cameras = static_cast<int>(sizes.cameras);
   args.bins = static_cast<int>(sizes.bins);
   args.height = static_cast<int>(sizes.height);
   args.width = static_cast<int>(sizes.width);
-  args.channels = channels;
+  args.channels = static_cast<int>(sizes.channels);
   args.stride = packed.stride;
   args.long_cell = static_cast<int>(sizes.long_cell);
   args.long_slots = static_cast<int>(sizes.long_slots);
+  args.columns = std::any_of(column_runs, column_runs + columns, [](int32_t run) { return run != 0; });
   args.channels_last = channels_last;
+  args.one_plan = sizes.plan_samples < sizes.samples;
   args.shape = bev_ops::row_shape<T>(args.stride);
   args.points_of_image = bev_ops::Divisor(sizes.bins * sizes.pixels());
   args.pixels_of_image = bev_ops::Divisor(sizes.pixels());
-  args.columns_of_image = bev_ops::Divisor(sizes.width);
-  const int64_t run_numbers = sizes.images() * sizes.bins * sizes.width * stride;
+  const int64_t run_numbers = sizes.images() * sizes.bins * sizes.width * packed.stride;
   const std::unique_ptr<uint4[]> runs(new uint4[run_numbers * sizeof(bev_ops::SumOf<T>) / sizeof(uint4) + 1]);
   std::memset(runs.get(), 0xff, run_numbers * sizeof(bev_ops::SumOf<T>));
   args.runs = reinterpret_cast<bev_ops::SumOf<T>*>(runs.get());
   for (args.first_sample = 0; args.first_sample < sizes.samples; args.first_sample += args.samples) {
     args.samples = std::min(at_once, sizes.samples - args.first_sample);
-    bev_ops::launch_sum_runs(args, Launcher{});
+    if (args.columns) {
+      sum_columns(args, products);
+    }
     bev_ops::launch_sum_cells(args, Launcher{});
   }
 }
@@ -214,14 +231,14 @@ const char* emulate_plan(int order, const float* points, const int64_t* shape, c
   });
 }
 
-const char* emulate_forward(int order, int dtype, const PoolSizes* sizes, bool rows, bool channels_last,
+const char* emulate_forward(int order, int dtype, const PoolSizes* sizes, bool products, bool channels_last,
                             int64_t at_once, const void* depth, const void* context, const int32_t* entry_start,
                             const int32_t* entries, const int32_t* column_runs, const int32_t* long_cells,
                             void* out) {
   return guarded(order, [&] {
     with_type(dtype, [&](auto type) {
-      forward<decltype(type)>(*sizes, rows, channels_last, at_once, depth, context, entry_start, entries, column_runs,
-                              long_cells, out);
+      forward<decltype(type)>(*sizes, products, channels_last, at_once, depth, context, entry_start, entries,
+                              column_runs, long_cells, out);
     });
   });
 }

@@ -48,6 +48,23 @@ inline void check_table(const Tensor& table, int64_t numel, const char* name) {
   STD_TORCH_CHECK(table.numel() == numel, name, " must have ", numel, " entries, got ", table.numel());
 }
 
+// Samples of a plan, whose points have the shape of depth: as many as depth has, or one that serves them all.
+inline int64_t plan_samples(const PoolShape& shape, const Tensor& cell_of_point) {
+  const int64_t samples = cell_of_point.dim() == 5 ? cell_of_point.size(0) : -1;
+  STD_TORCH_CHECK(samples == shape.samples || samples == 1, "cell_of_point (B or 1, N, D, h, w) must be of ",
+                  shape.samples, " samples or of one, got ", samples);
+  check_table(cell_of_point, samples * shape.cameras * shape.bins * shape.pixels_per_image(), "cell_of_point");
+  return samples;
+}
+
+inline void check_tables(const PoolShape& shape, int64_t samples, const Tensor& entry_start, const Tensor& entries,
+                         const Tensor& column_runs) {
+  const int64_t columns = samples * shape.cameras * shape.bins * shape.width;
+  check_table(entry_start, 2 * samples * shape.cells_per_sample + 1, "entry_start");
+  check_table(column_runs, columns, "column_runs");
+  check_table(entries, columns * (shape.height + 1), "entries");
+}
+
 // Length of the list of long cells; see reference.py.
 inline int64_t long_cell_slots(int64_t num_points, int64_t long_cell) { return num_points / (long_cell + 1) + 2; }
 

@@ -214,48 +214,75 @@ void pool_backward(const BackwardArgs<T>& args) {
 
 // ---- operators ----------------------------------------------------------------------------------
 
+// The samples that go through one pass: all, or one after the other where they share the plan of one.
+PoolShape shape_of_pass(PoolShape shape, int64_t plan_samples) {
+  shape.samples = plan_samples;
+  return shape;
+}
+
 template <typename T>
-void run_forward(const PoolShape& shape, const Tensor& depth, const Tensor& context, const Tensor& entry_start,
-                 const Tensor& entries, const Tensor& column_runs, const Tensor& out, bool channels_last) {
+Rows<T> rows_from(const Rows<T>& rows, int64_t first) {
+  return {rows.storage, rows.row(first), rows.stride};
+}
+
+template <typename T>
+void run_forward(const PoolShape& shape, const PoolShape& pass, const Tensor& depth, const Tensor& context,
+                 const Tensor& entry_start, const Tensor& entries, const Tensor& column_runs, const Tensor& out,
+                 bool channels_last) {
   const Tensor weights = torch::stable::contiguous(depth);
-  pool_forward<T>({shape, static_cast<const T*>(weights.data_ptr()), channel_rows<T>(context, 2),
-                   table_data(entry_start), table_data(entries), table_data(column_runs),
-                   static_cast<T*>(out.data_ptr()), channels_last});
+  const Rows<T> rows = channel_rows<T>(context, 2);
+  for (int64_t sample = 0; sample < shape.samples; sample += pass.samples) {
+    const int64_t pixels = sample * shape.cameras * shape.pixels_per_image();
+    pool_forward<T>({pass, static_cast<const T*>(weights.data_ptr()) + pixels * shape.bins, rows_from(rows, pixels),
+                     table_data(entry_start), table_data(entries), table_data(column_runs),
+                     static_cast<T*>(out.data_ptr()) + sample * shape.channels * shape.cells_per_sample,
+                     channels_last});
+  }
 }
 
 Tensor bev_pool(const Tensor& depth, const Tensor& context, const Tensor& entry_start, const Tensor& entries,
                 const Tensor& column_runs, const Tensor& long_cells, const Tensor& cell_of_point,
                 std::vector<int64_t> grid_size, int64_t long_cell, int64_t min_run, bool channels_last) {
   const PoolShape shape = pool_shape(depth, context, grid_size[0] * grid_size[1] * grid_size[2]);
-  check_table(entry_start, 2 * shape.cells() + 1, "entry_start");
-  check_table(column_runs, shape.columns(), "column_runs");
-  check_table(entries, shape.columns() + depth.numel(), "entries");
+  const PoolShape pass = shape_of_pass(shape, plan_samples(shape, cell_of_point));
+  check_tables(shape, pass.samples, entry_start, entries, column_runs);
   const ScalarType type = sum_type(context.scalar_type());
   const Tensor out = pooled_like(context, grid_size, channels_last, type);
   const auto run = type == ScalarType::Double ? run_forward<double> : run_forward<float>;
-  run(shape, converted(depth, type), converted(context, type), entry_start, entries, column_runs, out, channels_last);
+  if (shape.samples > 0) {
+    run(shape, pass, converted(depth, type), converted(context, type), entry_start, entries, column_runs, out,
+        channels_last);
+  }
   return converted(out, context.scalar_type());
 }
 
 template <typename T>
-void run_backward(const PoolShape& shape, const Tensor& grad, const Tensor& depth, const Tensor& context,
-                  const Tensor& cell_of_point, const Tensor& depth_grad, const Tensor& context_grad) {
+void run_backward(const PoolShape& shape, const PoolShape& pass, const Tensor& grad, const Tensor& depth,
+                  const Tensor& context, const Tensor& cell_of_point, const Tensor& depth_grad,
+                  const Tensor& context_grad) {
   const Tensor weights = torch::stable::contiguous(depth);
-  pool_backward<T>({shape, channel_rows<T>(grad, 1), static_cast<const T*>(weights.data_ptr()),
-                    channel_rows<T>(context, 2), table_data(cell_of_point), static_cast<T*>(depth_grad.data_ptr()),
-                    static_cast<T*>(context_grad.data_ptr())});
+  const Rows<T> grad_rows = channel_rows<T>(grad, 1), rows = channel_rows<T>(context, 2);
+  for (int64_t sample = 0; sample < shape.samples; sample += pass.samples) {
+    const int64_t pixels = sample * shape.cameras * shape.pixels_per_image(), points = pixels * shape.bins;
+    pool_backward<T>({pass, rows_from(grad_rows, sample * shape.cells_per_sample),
+                      static_cast<const T*>(weights.data_ptr()) + points, rows_from(rows, pixels),
+                      table_data(cell_of_point), static_cast<T*>(depth_grad.data_ptr()) + points,
+                      static_cast<T*>(context_grad.data_ptr()) + pixels * shape.channels});
+  }
 }
 
 std::tuple<Tensor, Tensor> bev_pool_backward(const Tensor& grad, const Tensor& depth, const Tensor& context,
                                              const Tensor& cell_of_point) {
   const PoolShape shape = pool_shape(depth, context, grad.size(2) * grad.size(3) * grad.size(4));
-  check_table(cell_of_point, depth.numel(), "cell_of_point");
+  const PoolShape pass = shape_of_pass(shape, plan_samples(shape, cell_of_point));
   const ScalarType type = sum_type(context.scalar_type());
   Tensor depth_grad = torch::stable::new_zeros(depth, depth.sizes(), type);
   Tensor context_grad = torch::stable::new_empty(context, context.sizes(), type);
   const auto run = type == ScalarType::Double ? run_backward<double> : run_backward<float>;
-  run(shape, converted(grad, type), converted(depth, type), converted(context, type), cell_of_point, depth_grad,
-      context_grad);
+  if (shape.samples > 0) {
+    run(shape, pass, converted(grad, type), converted(depth, type), converted(context, type), cell_of_point,
+        depth_grad, context_grad);
+  }
   return {converted(depth_grad, depth.scalar_type()), converted(context_grad, context.scalar_type())};
 }
 

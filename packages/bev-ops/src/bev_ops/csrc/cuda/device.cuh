@@ -56,6 +56,21 @@ __device__ void store_pack(T* target, const Pack<T>& pack) {
   *reinterpret_cast<uint4*>(target) = raw;
 }
 
+// A kernel launched to overlap with the one before it (Launcher::overlapping) may start before that one ends. What that
+// one writes may be read only after `wait_for_previous`; by plain loads, since the compiler moves __ldg ahead.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel start, if it was launched to overlap, as soon as there is room for it.
+__device__ inline void start_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 __device__ inline float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double fused_multiply_add(double a, double b, double c) { return fma(a, b, c); }
 

@@ -1,249 +1,224 @@
 // Lift-splat pooling on the GPU, forward, second step: the entries of every cell. See pool_runs.cuh.
 #pragma once
 
-#include "pool_runs.cuh"
+#include "pool_tiles.cuh"
 
 namespace bev_ops {
 
-constexpr int kLongBlocks = 64;
-
-template <typename T>
-constexpr int kCellStep = 32 / static_cast<int>(sizeof(T));  // cells whose values of one channel are 32 bytes
-constexpr int kFewEntries = 8;   // of a cell that one slot sums; a warp sums more
-constexpr int kMaxCells = 64;    // of a block of sum_cells
-
-// Cells of a block of sum_cells: no more than it has slots, in whole pieces of 32 bytes of output if there are so many.
-template <typename T>
-__host__ __device__ int cells_of_block(const RowShape& shape) {
-  const int slots = kWarps * shape.slots;
-  return slots < kCellStep<T> ? slots : slots / kCellStep<T> * kCellStep<T>;
-}
-
-// Where the entries of a cell stand in the list: its runs, and its points outside of runs.
-struct CellEntries {
-  int runs, runs_end, points, points_end;
-
-  template <typename T>
-  __device__ CellEntries(const ForwardArgs<T>& args, int64_t cell)
-      : runs(args.entry_start[cell]), runs_end(args.entry_start[cell + 1]),
-        points(args.entry_start[args.cells + cell]), points_end(args.entry_start[args.cells + cell + 1]) {}
-
-  __device__ int count() const { return runs_end - runs + points_end - points; }
+// One entry of a tile: where its row begins, in 16-byte pieces, and what it is multiplied with.
+template <typename V>
+struct TileEntry {
+  int32_t piece = kNoEntry;  // of the sums of runs; the complement: of context
+  V weight = V(0);
+  int cell = 0;
 };
 
-// The sum of one cell, or of a share of it, by one slot of lanes.
-template <typename T, int Packs>
-class CellSum {
-  static constexpr int kTogether = Packs == 1 ? 3 : 4;  // entries of a list under way at a time
+// What the slots of a warp do with their shares of a list. Every lane looks up an entry of its slot; all lanes of the
+// slot read its row.
+template <typename T, int Packs, bool Runs>
+class ShareSum {
+  using Entry = TileEntry<SumOf<T>>;
+  static constexpr int kTogether = Packs <= 2 ? 2 : 1;  // rows under way at a time
+  static constexpr int kPieces = Runs ? sizeof(SumOf<T>) / sizeof(T) : 1;  // of 16 bytes, of a pack of sums
 
   const ForwardArgs<T>& args_;
-  const Place& place_;
+  const TileList<T>& list_;
+  const SampleView<T>& sample_;
+  const Place place_;
   int base_, width_;
   LaneSums<T, Packs> sums_;
 
  public:
-  __device__ CellSum(const ForwardArgs<T>& args, const Place& place, int base)
-      : args_(args), place_(place), base_(base), width_(args.width_of_slice(base)) {}
+  __device__ ShareSum(const ForwardArgs<T>& args, const SampleView<T>& sample, const TileList<T>& list, int base)
+      : args_(args), list_(list), sample_(sample), place_(args.shape), base_(base), width_(args.width_of_slice(base)) {}
 
-  // Adds every `sharers`-th entry, beginning with one of the first: all reads of a round are under way before the first
-  // result is used.
-  __device__ void add(const CellEntries& entries, int sharer, int sharers) {
-    int run = entries.runs + sharer, point = entries.points + sharer;
-    while (run < entries.runs_end || point < entries.points_end) {
-      int listed_run[kTogether], listed_point[kTogether];
+  __device__ void run(SumOf<T>* sums) {
+    const int first_slot = static_cast<int>(threadIdx.x) / kWarp * place_.slots, slot = first_slot + place_.slot;
+    const int share = list_.share, total = list_.total(), end = (slot + 1) * share;
+    const int last = place_.active() ? (end < total ? end : total) : 0, rest = total - first_slot * share;
+    int left = share < rest ? share : rest;  // entries of a slot of this warp
+    sums += slot * args_.shape.slice_channels;
+    int cell = -1;
+#pragma unroll 1
+    for (int place = slot * share + place_.lane; left > 0; place += args_.shape.lanes, left -= args_.shape.lanes) {
+      const Entry own = look_up(place, last);
+      // What came before this may be read before the sums of runs are there.
+      wait_for_previous();
+#pragma unroll 1
+      for (int k = 0; k < args_.shape.lanes && k < left; k += kTogether) {
+        add(own, k, cell, sums);
+      }
+    }
+    if (cell >= 0) {
+      store(sums + cell * args_.shape.slice_channels);
+    }
+  }
+
+ private:
+  __device__ Entry look_up(int place, int last) const {
+    Entry entry;
+    if (place < last) {
+      entry.cell = list_.cell_at(place, cells_of_block<T>(args_.shape));
+      const int32_t number = list_.entry(args_, entry.cell, place);
+      if (Runs && number >= 0) {
+        entry.weight = SumOf<T>(1);
+        entry.piece = number * row_pieces<SumOf<T>>() + first_piece<SumOf<T>>();
+      } else {
+        const auto point = static_cast<unsigned>(~number);
+        entry.weight = static_cast<SumOf<T>>(sample_.depth[point]);
+        entry.piece = ~(row_of(point) * row_pieces<T>() + first_piece<T>());
+      }
+    }
+    return entry;
+  }
+
+  template <typename V>
+  __device__ int row_pieces() const {
+    return args_.stride / kPackSize<V>;
+  }
+
+  template <typename V>
+  __device__ int first_piece() const {
+    return base_ / kPackSize<V>;
+  }
+
+  __device__ int row_of(unsigned point) const {
+    const unsigned image = args_.points_of_image.divide(point), pixels = args_.pixels_of_image.value;
+    return static_cast<int>(image * pixels + point - args_.pixels_of_image.divide(point) * pixels);
+  }
+
+  // Adds some of the entries that the lanes of this slot have looked up. All lanes of the warp take part.
+  __device__ void add(const Entry& own, int first, int& cell, SumOf<T>* sums) {
+    Entry entry[kTogether];
+    uint4 read[kTogether][Packs][kPieces];
+    const int first_lane = static_cast<int>(threadIdx.x) % kWarp - place_.lane;
 #pragma unroll
-      for (int k = 0; k < kTogether; ++k, run += sharers, point += sharers) {
-        listed_run[k] = run < entries.runs_end ? args_.entries[run] : -1;
-        listed_point[k] = point < entries.points_end ? args_.entries[point] : -1;
+    for (int k = 0; k < kTogether; ++k) {
+      // Lanes without a slot read the last lanes' entries, which are none.
+      const int place = first_lane + first + k, from = place < kWarp ? place : kWarp - 1;
+      entry[k].piece = __shfl_sync(kAllLanes, own.piece, from, kWarp);
+      entry[k].weight = __shfl_sync(kAllLanes, own.weight, from, kWarp);
+      entry[k].cell = __shfl_sync(kAllLanes, own.cell, from, kWarp);
+      if (first + k >= args_.shape.lanes) {
+        entry[k].piece = kNoEntry;
       }
-      if (listed_run[0] >= 0) {
-        add_runs(listed_run);
-      }
-      if (listed_point[0] >= 0) {
-        add_points(listed_point);
+      begin_read(entry[k], read[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) {
+      if (entry[k].piece != kNoEntry) {
+        if (entry[k].cell != cell && cell >= 0) {
+          store(sums + cell * args_.shape.slice_channels);
+        }
+        cell = entry[k].cell;
+        add(entry[k], read[k]);
       }
     }
   }
 
-  __device__ void store(SumOf<T>* row) const {
+  __device__ void begin_read(const Entry& entry, uint4 (&read)[Packs][kPieces]) const {
+    const bool run = Runs && entry.piece >= 0;
+    const auto* row = (run ? reinterpret_cast<const uint4*>(sample_.runs) + entry.piece
+                           : reinterpret_cast<const uint4*>(sample_.context) + ~entry.piece);
+#pragma unroll
+    for (int pack = 0; pack < Packs; ++pack) {
+      const bool wanted = place_.channel<T>(pack) < width_ && entry.piece != kNoEntry;
+      const uint4* source = row + (pack * args_.shape.lanes + place_.lane) * (run ? kPieces : 1);
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        read[pack][piece] = wanted && (run || piece == 0) ? source[piece] : uint4{};
+      }
+    }
+  }
+
+  __device__ void add(const Entry& entry, const uint4 (&read)[Packs][kPieces]) {
+    const bool run = Runs && entry.piece >= 0;
+#pragma unroll
+    for (int pack = 0; pack < Packs; ++pack) {
+      SumOf<T> sums[kPackSize<T>];
+      memcpy(sums, read[pack], sizeof(read[pack]));
+      Pack<T> numbers;
+      memcpy(&numbers, read[pack], sizeof(numbers));
+#pragma unroll
+      for (int i = 0; i < kPackSize<T>; ++i) {
+        const SumOf<T> value = run ? sums[i] : static_cast<SumOf<T>>(numbers.values[i]);
+        sums_.values[pack][i] = fused_multiply_add(entry.weight, value, sums_.values[pack][i]);
+      }
+    }
+  }
+
+  // Writes the sum, and begins another.
+  __device__ void store(SumOf<T>* row) {
 #pragma unroll
     for (int pack = 0; pack < Packs; ++pack) {
       if (place_.channel<T>(pack) < width_) {
         sums_.store(pack, row + place_.channel<T>(pack));
       }
     }
-  }
-
-  // The sum over the slots of a warp, in order. All lanes take part.
-  __device__ void store_warp(SumOf<T>* row) const {
-#pragma unroll
-    for (int pack = 0; pack < Packs; ++pack) {
-#pragma unroll
-      for (int i = 0; i < kPackSize<T>; ++i) {
-        const SumOf<T> total = place_.sum_slots(sums_.values[pack][i]);
-        if (place_.slot == 0 && place_.channel<T>(pack) < width_) {
-          row[place_.channel<T>(pack) + i] = total;
-        }
-      }
-    }
-  }
-
- private:
-  __device__ void add_runs(const int (&run)[kTogether]) {
-#pragma unroll
-    for (int pack = 0; pack < Packs; ++pack) {
-      const int channel = place_.channel<T>(pack);
-      if (channel < width_) {
-        LaneSums<T, 1> rows[kTogether];
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          if (run[k] >= 0) {
-            rows[k].load(args_.runs + (run[k] - args_.first_run()) * args_.stride + base_ + channel);
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          sums_.add(pack, rows[k]);
-        }
-      }
-    }
-  }
-
-  __device__ void add_points(const int (&point)[kTogether]) {
-    SumOf<T> weight[kTogether];
-    int64_t offset[kTogether];
-#pragma unroll
-    for (int k = 0; k < kTogether; ++k) {
-      weight[k] = point[k] >= 0 ? static_cast<SumOf<T>>(args_.depth[point[k]]) : SumOf<T>(0);
-      offset[k] = offset_of(point[k]);
-    }
-#pragma unroll
-    for (int pack = 0; pack < Packs; ++pack) {
-      const int channel = place_.channel<T>(pack);
-      if (channel < width_) {
-        Pack<T> rows[kTogether];
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          rows[k] = point[k] >= 0 ? args_.context.pack_at(offset[k], base_ + channel) : Pack<T>{};
-        }
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          sums_.add_scaled(pack, weight[k], rows[k]);
-        }
-      }
-    }
-  }
-
-  __device__ int64_t offset_of(int point) const {
-    const auto number = static_cast<unsigned>(point);
-    const unsigned image = args_.points_of_image.divide(number);
-    const unsigned pixel = number - args_.pixels_of_image.divide(number) * args_.pixels_of_image.value;
-    if (args_.context.packs) {
-      return image * args_.context.image + pixel * args_.context.column;
-    }
-    const unsigned row = args_.columns_of_image.divide(pixel);
-    return image * args_.context.image + row * args_.context.row +
-           (pixel - row * args_.columns_of_image.value) * args_.context.column;
+    sums_.clear();
   }
 };
 
-// Where channel 0 of a cell goes, and how far apart channels lie.
-template <typename T>
-struct OutCell {
-  T* data;
-  int64_t step;
-
-  __device__ OutCell(const ForwardArgs<T>& args, int64_t cell) {
-    const int64_t sample = cell / args.cells_per_sample, local = cell % args.cells_per_sample;
-    data = args.out + (args.channels_last ? cell * args.channels
-                                          : sample * args.channels * args.cells_per_sample + local);
-    step = args.channels_last ? 1 : args.cells_per_sample;
-  }
+// The notes on the rows of sums of some neighbouring cells.
+template <int Count>
+struct alignas(Count * sizeof(int)) RowNotes {
+  int rows[Count];
 };
 
-// Cells of the list of long ones, by all slots of the block together; their sums are added in order.
-template <typename T, int Packs>
-__device__ void pool_long_cells(const ForwardArgs<T>& args, int base, SumOf<T>* tile) {
-  const Place place(args.shape);
-  const int left = args.channels - base, pitch = args.shape.slice_channels;
-  const int width = left < pitch ? left : pitch, sharers = kWarps * place.slots;
-  const int sharer = static_cast<int>(threadIdx.x) / kWarp * place.slots + place.slot;
-  for (int i = blockIdx.x; i < args.long_slots && args.long_cells[i] >= 0; i += args.long_blocks) {
-    const int64_t cell = args.long_cells[i];
-    if (cell < args.first_cell() || cell >= args.first_cell() + args.samples * args.cells_per_sample) {
-      continue;
+// One channel of some neighbouring cells: all first rows are read before the others, of which few cells have any.
+template <int Count, typename V>
+__device__ void add_rows_of(const RowNotes<Count>& notes, const V* sums, int pitch, V (&totals)[Count]) {
+#pragma unroll
+  for (int k = 0; k < Count; ++k) {
+    totals[k] = notes.rows[k] > 0 ? sums[(notes.rows[k] & 0xffff) * pitch] : V(0);
+  }
+#pragma unroll
+  for (int k = 0; k < Count; ++k) {
+#pragma unroll 1
+    for (int row = 1; row < notes.rows[k] >> 16; ++row) {
+      totals[k] += sums[((notes.rows[k] & 0xffff) + row) * pitch];
     }
-    if (place.active()) {
-      CellSum<T, Packs> sum(args, place, base);
-      sum.add(CellEntries(args, cell), sharer, sharers);
-      sum.store(tile + sharer * pitch);
-    }
-    __syncthreads();
-    const OutCell<T> out(args, cell);
-    for (int channel = threadIdx.x; channel < width; channel += kThreads) {
-      SumOf<T> total = 0;
-      for (int row = 0; row < sharers; ++row) {
-        total += tile[row * pitch + channel];
-      }
-      out.data[(base + channel) * out.step] = static_cast<T>(total);
-    }
-    __syncthreads();
   }
 }
 
-// Neighbouring cells of one sample.
-struct CellTile {
-  int64_t first;
-  int count;
-
-  template <typename T>
-  __device__ CellTile(const ForwardArgs<T>& args, int64_t block) {
-    const int most = cells_of_block<T>(args.shape);
-    const int64_t blocks_per_sample = (args.cells_per_sample + most - 1) / most;
-    const int64_t local = block % blocks_per_sample * most;
-    first = (args.first_sample + block / blocks_per_sample) * args.cells_per_sample + local;
-    count = static_cast<int>(args.cells_per_sample - local < most ? args.cells_per_sample - local : most);
-  }
-};
-
-// What a block notes of its cells.
-struct TileNotes {
-  bool mine[kMaxCells];  // not in the list of long cells
-  int more[kMaxCells];   // cells with more entries than one slot should sum, in any order
-  int more_count;
-};
-
-// A tile from shared memory to the output; long cells are left to others.
 template <typename T>
-__device__ void write_tile(const ForwardArgs<T>& args, const CellTile& tile, const TileNotes& notes, int base,
-                           const SumOf<T>* sums) {
-  const int left = args.channels - base, pitch = args.shape.slice_channels;
-  const int width = left < pitch ? left : pitch;
-  const OutCell<T> out(args, tile.first);
-  if (args.channels_last) {
-    for (int i = threadIdx.x; i < width * tile.count; i += kThreads) {
-      const int channel = i % width, cell = i / width;
-      if (notes.mine[cell]) {
-        out.data[static_cast<int64_t>(cell) * args.channels + base + channel] =
-            static_cast<T>(sums[cell * pitch + channel]);
-      }
+__device__ void write_rows(const ForwardArgs<T>& args, const CellTile& tile, const TileList<T>& list, int base,
+                           int width, const SumOf<T>* sums) {
+  const int pitch = args.shape.slice_channels;
+  T* out = args.out + (static_cast<int64_t>(tile.sample) * args.cells_per_sample + tile.first) * args.channels + base;
+  for (int i = threadIdx.x; i < pitch * tile.count; i += kThreads) {
+    const int cell = args.slice_channels.divide(i), channel = i - cell * pitch;
+    SumOf<T> total[1];
+    add_rows_of(RowNotes<1>{list.rows[cell]}, sums + channel, pitch, total);
+    if (channel < width && list.rows[cell] >= 0) {
+      out[static_cast<int64_t>(cell) * args.channels + channel] = static_cast<T>(total[0]);
     }
-    return;
   }
-  const bool aligned = args.cells_per_sample % kPackSize<T> == 0;
-  const int parts = cells_of_block<T>(args.shape) / kPackSize<T>;
-  // Neighbouring threads take neighbouring channels, which lie in different banks of shared memory.
-  for (int i = threadIdx.x; i < width * parts; i += kThreads) {
-    const int channel = i % width, cell = i / width * kPackSize<T>;
-    T* target = out.data + (base + channel) * out.step + cell;
+}
+
+// Neighbouring threads take neighbouring channels, which lie in different banks of shared memory.
+template <typename T>
+__device__ void write_planes(const ForwardArgs<T>& args, const CellTile& tile, const TileList<T>& list, int base,
+                             int width, const SumOf<T>* sums) {
+  const int pitch = args.shape.slice_channels, parts = (tile.count + kPackSize<T> - 1) / kPackSize<T>;
+  T* out = args.out + (static_cast<int64_t>(tile.sample) * args.channels + base) * args.cells_per_sample + tile.first;
+  const bool aligned = args.cells_per_sample % kPackSize<T> == 0 && tile.first % kPackSize<T> == 0;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < pitch * parts; i += kThreads) {
+    const int part = args.slice_channels.divide(i), channel = i - part * pitch, cell = part * kPackSize<T>;
+    if (channel >= width) {
+      continue;
+    }
+    T* target = out + channel * args.cells_per_sample + cell;
+    const auto notes = reinterpret_cast<const RowNotes<kPackSize<T>>*>(list.rows)[part];
+    SumOf<T> totals[kPackSize<T>];
+    add_rows_of(notes, sums + channel, pitch, totals);
     Pack<T> pack;
-    bool mine[kPackSize<T>];
     bool whole = aligned;
 #pragma unroll
     for (int k = 0; k < kPackSize<T>; ++k) {
-      mine[k] = cell + k < tile.count && notes.mine[cell + k];
-      pack.values[k] = static_cast<T>(mine[k] ? sums[(cell + k) * pitch + channel] : SumOf<T>(0));
-      whole = whole && mine[k];
+      pack.values[k] = static_cast<T>(totals[k]);
+      whole = whole && notes.rows[k] >= 0;
     }
     if (whole) {
       store_pack(target, pack);
@@ -251,79 +226,61 @@ __device__ void write_tile(const ForwardArgs<T>& args, const CellTile& tile, con
     }
 #pragma unroll
     for (int k = 0; k < kPackSize<T>; ++k) {
-      if (mine[k]) {
+      if (notes.rows[k] >= 0) {
         target[k] = pack.values[k];
       }
     }
   }
 }
 
-// Every slot takes one cell, and sums it if it has few entries.
-template <typename T, int Packs>
-__device__ void pool_few(const ForwardArgs<T>& args, const Place& place, const CellTile& tile, int base, SumOf<T>* sums,
-                         TileNotes& notes) {
-  const int cell = static_cast<int>(threadIdx.x) / kWarp * place.slots + place.slot;
-  if (!place.active() || cell >= tile.count) {
-    return;
-  }
-  const CellEntries entries(args, tile.first + cell);
-  const int count = entries.count();
-  if (place.lane == 0) {
-    notes.mine[cell] = count <= args.long_cell;
-    if (count > kFewEntries && count <= args.long_cell) {
-      notes.more[atomicAdd(&notes.more_count, 1)] = cell;
-    }
-  }
-  if (count <= kFewEntries) {
-    CellSum<T, Packs> sum(args, place, base);
-    sum.add(entries, 0, 1);
-    sum.store(sums + cell * args.shape.slice_channels);
-  }
-}
+// Blocks of sum_cells that a multiprocessor should hold: as many as registers allow without spilling.
+template <typename T, int Packs, bool Runs>
+constexpr int kCellBlocks = Packs > 1 ? 1 : (Runs == (sizeof(T) == 2) ? 4 : 5) - kFewerBlocks;
 
-template <typename T, int Packs>
-__device__ void pool_cells(const ForwardArgs<T>& args, int64_t block, int base, SumOf<T>* sums) {
-  __shared__ TileNotes notes;
-  const CellTile tile(args, block);
-  const Place place(args.shape);
-  if (threadIdx.x == 0) {
-    notes.more_count = 0;
-  }
-  __syncthreads();
-  pool_few<T, Packs>(args, place, tile, base, sums, notes);
-  __syncthreads();
-  for (int i = threadIdx.x / kWarp; i < notes.more_count; i += kWarps) {
-    CellSum<T, Packs> sum(args, place, base);
-    if (place.active()) {
-      sum.add(CellEntries(args, tile.first + notes.more[i]), place.slot, place.slots);
-    }
-    sum.store_warp(sums + notes.more[i] * args.shape.slice_channels);
-  }
-  __syncthreads();
-  write_tile(args, tile, notes, base, sums);
-}
-
-template <typename T, int Packs>
-__global__ void __launch_bounds__(kThreads, Packs == 1 ? 4 - kFewerBlocks : 1) sum_cells(ForwardArgs<T> args) {
+template <typename T, int Packs, bool Runs>
+__global__ void __launch_bounds__(kThreads, kCellBlocks<T, Packs, Runs>) sum_cells(ForwardArgs<T> args) {
+  __shared__ TileList<T> list;
   SumOf<T>* sums = dynamic_shared<SumOf<T>>();
   const int base = blockIdx.y * args.shape.slice_channels;
-  const int64_t block = static_cast<int64_t>(blockIdx.x) - args.long_blocks;
-  if (block < 0) {
-    pool_long_cells<T, Packs>(args, base, sums);
-  } else {
-    pool_cells<T, Packs>(args, block, base, sums);
+  for (int turn = 0;; ++turn) {
+    const CellTile tile = next_tile(args, turn);
+    if (tile.count == 0) {
+      return;
+    }
+    const SampleView<T> sample(args, tile.sample);
+    if (threadIdx.x < kWarp) {
+      list_tile(args, tile, sample.plan_sample * args.cells_per_sample + tile.first, list);
+    }
+    __syncthreads();
+    if (list.total() > 0) {
+      ShareSum<T, Packs, Runs>(args, sample, list, base).run(sums);
+      __syncthreads();
+    }
+    const int left = args.channels - base, width = left < args.shape.slice_channels ? left : args.shape.slice_channels;
+    args.channels_last ? write_rows(args, tile, list, base, width, sums)
+                       : write_planes(args, tile, list, base, width, sums);
+    if (!is_long_block(args.long_blocks)) {
+      break;
+    }
+    __syncthreads();
   }
+  // Blocks of tiles end after the kernel ahead of this one, even if they had no run to sum, and so does this kernel.
+  wait_for_previous();
 }
 
 template <typename T, typename Launch>
 void launch_sum_cells(ForwardArgs<T> args, const Launch& launch) {
   args.long_blocks = args.long_slots < kLongBlocks ? args.long_slots : kLongBlocks;
-  const int cells = cells_of_block<T>(args.shape), sharers = kWarps * args.shape.slots;
-  const int64_t tiles = args.samples * ((args.cells_per_sample + cells - 1) / cells);
-  const size_t rows = cells > sharers ? cells : sharers;
-  const size_t bytes = rows * args.shape.slice_channels * sizeof(SumOf<T>);
+  const int cells = cells_of_block<T>(args.shape), slots = kWarps * args.shape.slots;
+  args.tiles_of_sample = Divisor((args.cells_per_sample + cells - 1) / cells);
+  args.slice_channels = Divisor(args.shape.slice_channels);
+  const int64_t tiles = args.samples * args.tiles_of_sample.value;
+  const size_t bytes = static_cast<size_t>(cells + slots) * args.shape.slice_channels * sizeof(SumOf<T>);
   with_packs<T>(args.shape.packs, [&](auto packs) {
-    launch(sum_cells<T, packs()>, GridSize{args.long_blocks + tiles, args.shape.slices, 1}, bytes, args);
+    const GridSize grid{args.long_blocks + tiles, args.shape.slices, 1};
+    // Without runs the kernel before may be any, which has written the tables of the plan.
+    args.columns ? launch.overlapping(sum_cells<T, packs(), true>, grid, bytes, args)
+                 : launch(sum_cells<T, packs(), false>, grid, bytes, args);
   });
 }
 

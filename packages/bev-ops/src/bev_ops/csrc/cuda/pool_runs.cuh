@@ -5,10 +5,11 @@
 //   sum_runs   Blocks walk columns of the images. Context rows and weights are staged in shared memory once and serve
 //              many depths; a thread sums four channels down the column for eight depths at a time and writes one row
 //              of sums per column and depth. For 16 feature rows that replaces 16 scattered reads of context by one row
-//              written and one read, and the tables of the plan shrink as much.
-//   sum_cells  A slot of lanes owns a cell, adds its runs and the points that are in no run, and hands the result to its
-//              block, which writes neighbouring cells in 32-byte pieces. Cells with many entries get a whole block each,
-//              and those blocks start first.
+//              written and one read, and the tables of the plan shrink as much. Numbers of 16 bits go through tensor
+//              cores instead (multiply_runs in pool_products.cuh).
+//   sum_cells  A block owns neighbouring cells. Their runs, and the points that are in no run, make one list, of which
+//              every slot of lanes sums an equal share; a cell's shares are added in order and written in 32-byte
+//              pieces. Cells with many entries get a whole block each, and those blocks start first.
 // Every output has one writer and every sum one order: results are equal from run to run, and nothing is zeroed first.
 #pragma once
 
@@ -24,26 +25,33 @@ constexpr int kStagedPixels = kStagedRows * kColumns;
 
 template <typename T>
 struct ForwardArgs {
-  const T* depth;  // (images, bins, height, width)
-  ImageView<T> context;
+  const T* depth;    // (images, bins, height, width)
+  const T* context;  // (images, height, width, stride), the padding zero
   const int32_t* entry_start;  // (2 * cells + 1)
   const int32_t* entries;
   const int32_t* column_runs;  // (images, bins, width)
   const int32_t* long_cells;
   SumOf<T>* runs;  // (images of this launch, bins, width, stride)
   T* out;          // (samples, channels, cells_per_sample), or channels last
-  int64_t cells;   // of all samples
+  int64_t cells;   // of the plan
   int64_t cells_per_sample;
   int64_t first_sample, samples;  // of this launch
   int cameras, bins, height, width;
   int channels, stride;
   int long_cell, long_slots, long_blocks;
+  bool columns;  // whether there are runs to sum
   bool channels_last;
+  bool one_plan;  // of one sample, for all of them
   RowShape shape;
-  Divisor points_of_image, pixels_of_image, columns_of_image;
+  Divisor points_of_image, pixels_of_image;
+  Divisor tiles_of_sample;  // of sum_cells
+  Divisor slice_channels;
 
-  __device__ int64_t first_cell() const { return first_sample * cells_per_sample; }
-  __device__ int64_t first_run() const { return first_sample * cameras * bins * width; }
+  // Samples before this one that the plan does not count.
+  __device__ int64_t uncounted(int64_t sample) const { return one_plan ? sample : 0; }
+  __device__ int64_t plan_image(int64_t image) const {
+    return one_plan ? static_cast<unsigned>(image) % cameras : image;
+  }
   __device__ int width_of_slice(int base) const {
     const int left = stride - base;
     return left < shape.slice_channels ? left : shape.slice_channels;
@@ -116,7 +124,8 @@ __device__ void stage_weights(const ForwardArgs<T>& args, const ColumnBlock& blo
   const int first = threadIdx.x / kStagedPixels, left = args.bins - block.first_bin;
   const int last = inside ? (left < layout.bins() ? left : layout.bins()) : 0;
   const int64_t at = block.image * args.bins + block.first_bin + first;
-  const int32_t* runs = args.column_runs + at * args.width + column;
+  const int32_t* runs =
+      args.column_runs + (args.plan_image(block.image) * args.bins + block.first_bin + first) * args.width + column;
   const T* depth = args.depth + (at * args.height + row) * args.width + column;
   const int run_step = kStep * args.width, depth_step = run_step * args.height;
   SumOf<T>* target = stage.weight + pixel * layout.pitch() + first;
@@ -141,33 +150,23 @@ __device__ void stage_weights(const ForwardArgs<T>& args, const ColumnBlock& blo
   }
 }
 
-// Four threads stage one pixel where rows of channels lie in one piece, without waiting for them; else neighbouring
-// threads read neighbouring columns.
+// Four threads stage one pixel, without waiting.
 template <typename T>
 __device__ void stage_context(const ForwardArgs<T>& args, const ColumnBlock& block, int first_row, int base,
                               const RunStage<T>& stage) {
   constexpr int kSharers = kThreads / kStagedPixels;
-  const ImageView<T>& view = args.context;
   const int width = args.width_of_slice(base);
-  const int pixel = view.packs ? threadIdx.x / kSharers : threadIdx.x % kStagedPixels;
-  const int sharer = view.packs ? threadIdx.x % kSharers : threadIdx.x / kStagedPixels;
+  const int pixel = threadIdx.x / kSharers, sharer = threadIdx.x % kSharers;
   const int row = first_row + pixel / kColumns, column = block.first_column + pixel % kColumns;
   T* target = stage.context + pixel * args.shape.slice_channels;
   const bool inside = row < args.height && column < args.width;
-  const T* source = view.data + block.image * view.image + row * view.row + column * view.column + base * view.channel;
-  if (view.packs) {
-    for (int channel = sharer * kPackSize<T>; channel < width; channel += kSharers * kPackSize<T>) {
-      if (inside) {
-        __pipeline_memcpy_async(target + channel, source + channel, 16);
-      } else {
-        store_pack(target + channel, Pack<T>{});
-      }
+  const T* source = args.context + ((block.image * args.height + row) * args.width + column) * args.stride + base;
+  for (int channel = sharer * kPackSize<T>; channel < width; channel += kSharers * kPackSize<T>) {
+    if (inside) {
+      __pipeline_memcpy_async(target + channel, source + channel, 16);
+    } else {
+      store_pack(target + channel, Pack<T>{});
     }
-    return;
-  }
-#pragma unroll 4
-  for (int channel = sharer; channel < width; channel += kSharers) {
-    target[channel] = inside && base + channel < args.channels ? source[channel * view.channel] : T(0);
   }
 }
 
@@ -215,8 +214,10 @@ __device__ void store_runs(const ForwardArgs<T>& args, const ColumnBlock& block,
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 - kFewerBlocks : sizeof(T) == 4 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
     sum_runs(ForwardArgs<T> args) {
+  wait_for_previous();
+  start_next();
   const RunLayout<T> layout(args.shape);
   const RunStage<T> stage(args.shape);
   const ColumnBlock block = column_block(args, layout.bins());
@@ -249,7 +250,7 @@ void launch_sum_runs(const ForwardArgs<T>& args, const Launch& launch) {
   const int bins = RunLayout<T>(args.shape).bins();
   const int64_t blocks = args.samples * args.cameras * ((args.width + kColumns - 1) / kColumns) *
                          ((args.bins + bins - 1) / bins);
-  launch(sum_runs<T>, GridSize{blocks, args.shape.slices, 1}, RunStage<T>::bytes(args.shape), args);
+  launch.overlapping(sum_runs<T>, GridSize{blocks, args.shape.slices, 1}, RunStage<T>::bytes(args.shape), args);
 }
 
 }  // namespace bev_ops

@@ -15,9 +15,9 @@ constexpr int kMaxSlots = 8;
 constexpr int kChannelStep = 8;         // rows are padded to a multiple of so many channels
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Blocks that a multiprocessor should hold. The compiler for compute capability 10 spills registers where those for 8 and
-// 9 do not, unless it is told to hold fewer blocks.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+// Blocks that a multiprocessor should hold. The compiler spills registers for compute capability 8 and 10 where it does
+// not for 9, unless it is told to hold fewer blocks.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1000)
 constexpr int kFewerBlocks = 1;
 #define BEV_OPS_LAUNCH_BOUNDS(blocks) __launch_bounds__(kThreads, blocks)
 #else
@@ -36,6 +36,7 @@ struct RowShape {
   int slots;   // rows that a warp holds
   int slices;  // blocks that share the channels
   int slice_channels;
+  unsigned slot_scale;  // 65536 / lanes, rounded up
 };
 
 // Channels of one block; more are split over blockIdx.y.
@@ -72,7 +73,7 @@ RowShape row_shape(int stride) {
   const int steps = stride > 0 ? stride / kChannelStep : 1, most = kMaxSliceChannels<T> / kChannelStep;
   const int slices = (steps + most - 1) / most, channels = (steps + slices - 1) / slices * kChannelStep;
   const int own = channels / kPackSize<T>;
-  RowShape best{0, 0, 0, slices, channels};
+  RowShape best{0, 0, 0, slices, channels, 0};
   for (int per_lane = 1; per_lane <= kMaxPacks<T>; per_lane *= kMaxPacks<T>) {
     const int lanes = (own + per_lane - 1) / per_lane;
     const int slots = lanes > kWarp ? 0 : kWarp / lanes < kMaxSlots ? kWarp / lanes : kMaxSlots;
@@ -80,6 +81,7 @@ RowShape row_shape(int stride) {
       best.packs = per_lane;
       best.lanes = lanes;
       best.slots = slots;
+      best.slot_scale = (65536 + lanes - 1) / lanes;
     }
   }
   return best;
@@ -97,7 +99,7 @@ struct Place {
   int slot, lane;
 
   __device__ explicit Place(const RowShape& shape)
-      : lanes(shape.lanes), slots(shape.slots), slot(threadIdx.x % kWarp / shape.lanes) {
+      : lanes(shape.lanes), slots(shape.slots), slot(threadIdx.x % kWarp * shape.slot_scale >> 16) {
     lane = static_cast<int>(threadIdx.x) % kWarp - slot * lanes;
   }
 
@@ -132,29 +134,6 @@ struct Place {
   }
 };
 
-// Images of channels in memory, whatever the order of their dimensions; strides count numbers.
-template <typename T>
-struct ImageView {
-  const T* data;
-  int64_t image, channel, row, column;
-  int channels;
-  bool packs;  // rows of channels are contiguous, aligned to 16 bytes and padded
-
-  // Some neighbouring channels of the pixel at `offset`.
-  __device__ Pack<T> pack_at(int64_t offset, int first_channel) const {
-    if (packs) {
-      return load_pack(data + offset + first_channel);
-    }
-    Pack<T> pack;
-#pragma unroll
-    for (int i = 0; i < kPackSize<T>; ++i) {
-      const int index = first_channel + i;
-      pack.values[i] = index < channels ? data[offset + index * channel] : T(0);
-    }
-    return pack;
-  }
-};
-
 // The sums of one lane.
 template <typename T, int Packs>
 struct LaneSums {
@@ -179,25 +158,7 @@ struct LaneSums {
     }
   }
 
-  __device__ void add(int pack, const LaneSums<T, 1>& other) {
-#pragma unroll
-    for (int i = 0; i < kPackSize<T>; ++i) {
-      values[pack][i] += other.values[0][i];
-    }
-  }
-
   // Sums of one pack stand in 16-byte pieces: two of them where numbers are stored in two bytes.
-  __device__ void load(const SumOf<T>* source) {
-#pragma unroll
-    for (int first = 0; first < kPackSize<T>; first += kPackSize<SumOf<T>>) {
-      const Pack<SumOf<T>> piece = load_pack(source + first);
-#pragma unroll
-      for (int i = 0; i < kPackSize<SumOf<T>>; ++i) {
-        values[0][first + i] = piece.values[i];
-      }
-    }
-  }
-
   __device__ void store(int pack, SumOf<T>* target) const {
 #pragma unroll
     for (int first = 0; first < kPackSize<T>; first += kPackSize<SumOf<T>>) {
