@@ -29,14 +29,15 @@ def _error(err: str) -> str:
 def test_help_names_the_commands(bev_bench) -> None:
     status, out, _ = bev_bench("--help")
     assert status == 0
-    for command in ("latency", "sequential", "view-transform", "ops", "flops", "data", "train", "compare"):
+    for command in ("latency", "sequential", "view-transform", "ops", "flops", "data", "train", "trt", "compare"):
         assert command in out
 
 
 @pytest.mark.parametrize(
     ("command", "texts"),
     [
-        ("latency", ("--checkpoint FILE", "--shape H W", "--variants", "--cuda-graph", "--plan-cache", "--json FILE")),
+        ("latency", ("--checkpoint FILE", "--model DIR ...", "--backend", "--shape H W", "--variants", "--json FILE")),
+        ("latency", ("--cuda-graph", "--plan-cache")),
         ("ops", ("--quick", "--only", "--precision", "--max-seconds")),
         ("data", ("--data.root", "--workers", "--training")),
         ("train", ("--batch-size", "--precision", "--channels-last")),

@@ -48,7 +48,7 @@ class Oracle(nn.Module):
 def oracle(key_frames: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes bev-eval's detector an Oracle of mini_val."""
     index = open_index(key_frames)
-    monkeypatch.setattr("bev_eval.app.create_model", lambda recipe, **_: Oracle(recipe, index, "mini_val"))
+    monkeypatch.setattr("bev_eval.models.create_model", lambda recipe, **_: Oracle(recipe, index, "mini_val"))
 
 
 class VoxelOracle(nn.Module):
@@ -98,5 +98,5 @@ def occupied(key_frames: DataOptions, tmp_path: Path) -> DataOptions:
 def voxel_oracle(occupied: DataOptions, monkeypatch: pytest.MonkeyPatch) -> VoxelOracle:
     """Makes bev-eval's model a VoxelOracle of mini_val."""
     model = VoxelOracle(get_recipe("bevdet-tiny-occ"), open_index(occupied), "mini_val")
-    monkeypatch.setattr("bev_eval.app.create_model", lambda recipe, **_: model)
+    monkeypatch.setattr("bev_eval.models.create_model", lambda recipe, **_: model)
     return model

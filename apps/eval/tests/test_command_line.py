@@ -38,6 +38,8 @@ def test_help_names_options_units_and_defaults(bev_eval) -> None:
     assert status == 0
     for text in (
         "--checkpoint FILE",
+        "--model DIR",
+        "--backend",
         "--data.root",
         "--untrained",
         "--overwrite",
@@ -77,7 +79,7 @@ def test_table_of_an_occupancy_recipe(bev_eval, occupied, voxel_oracle, tmp_path
     ("arguments", "message"),
     [
         (["bevdet-tyni", "--untrained", "--data.root", "x"], "unknown recipe 'bevdet-tyni': did you mean bevdet-tiny"),
-        (["bevdet-tiny", "--data.root", "x"], "give --checkpoint FILE or --untrained"),
+        (["bevdet-tiny", "--data.root", "x"], "give --checkpoint FILE, --model DIR, or --untrained"),
         (["bevdet-tiny", "--checkpoint", "none.pth", "--data.root", "x"], "no checkpoint file at none.pth"),
         (["bevdet-tiny", "--untrained", "--input-size", "100", "100", "--data.root", "x"], "input_size must be"),
         (["bevdet-tiny", "--untrained", "--data.root", "/nowhere"], "/nowhere"),
@@ -99,7 +101,7 @@ def test_debug_shows_the_traceback(bev_eval, monkeypatch) -> None:
 
 
 def test_a_defect_keeps_its_traceback(bev_eval, monkeypatch) -> None:
-    monkeypatch.setattr("bev_eval.app.get_recipe", lambda name: int("no number"))  # fails in our code, by our fault
+    monkeypatch.setattr("bev_eval.models.get_recipe", lambda name: int("no number"))  # fails in our code, by our fault
     monkeypatch.setattr("bev_eval.app.check_options", lambda options: torch.zeros(2).view(3))
     with pytest.raises(RuntimeError, match="invalid for input"):
         bev_eval("bevdet-tiny", "--untrained", "--data.root", "x")

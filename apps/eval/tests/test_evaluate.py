@@ -55,8 +55,12 @@ def test_earlier_results_are_kept_unless_told_otherwise(key_frames, oracle, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"untrained": False}, "--checkpoint FILE or --untrained"),
-        ({"checkpoint": Path("x.pth")}, "not both"),
+        ({"untrained": False}, "--checkpoint FILE, --model DIR, or --untrained"),
+        ({"checkpoint": Path("x.pth")}, "exclude each other"),
+        ({"model": Path("x")}, "--checkpoint, --model and --untrained exclude each other"),
+        ({"backend": "onnxruntime"}, "--backend onnxruntime runs exported models"),
+        ({"untrained": False, "model": Path("x"), "input_size": (64, 96)}, "leave out --input-size"),
+        ({"untrained": False, "model": Path("x")}, "x holds no manifest.json"),
         ({"batch_size": 0}, "--batch-size must be above 0"),
         ({"score_threshold": 1.5}, "--score-threshold must be in 0 to 1"),
         ({"data": DataOptions(root="nowhere", version="v9")}, "no validation split is known for version v9"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -146,6 +147,13 @@ def test_only_standard_operators(exported: Exports, name: str) -> None:
     model = onnx.load(exported(name, SMALL, raw=True).folder / "model.onnx")
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert len(model.functions) == 0
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_the_file_does_not_say_where_it_was_made(exported: Exports, name: str) -> None:
+    content = (exported(name, SMALL, raw=True).folder / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(torch.__file__).parent).encode() not in content
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _OPTIONS: dict[str, Callable[..., Any]] = {
     "flops": options.FlopsOptions,
     "data": options.DataBenchOptions,
     "train": options.TrainBenchOptions,
+    "trt": options.EngineOptions,
     "compare": options.CompareOptions,
 }
 _DESCRIPTION = "Time, memory and operations of bird's-eye-view models. What is compared runs in turns, in one process."

@@ -7,6 +7,7 @@ from typing import Any
 
 from bev_bench import options
 from bev_bench.data import measure_data
+from bev_bench.engine import measure_engine
 from bev_bench.flops import count_operations
 from bev_bench.latency import measure_latency
 from bev_bench.ops import measure_operators
@@ -25,4 +26,5 @@ COMMANDS: dict[type, Callable[[Any], Report]] = {
     options.FlopsOptions: count_operations,
     options.DataBenchOptions: measure_data,
     options.TrainBenchOptions: measure_training,
+    options.EngineOptions: measure_engine,
 }

@@ -17,8 +17,9 @@ from bev_ops import kernel_status
 __all__ = ["Machine", "this_machine"]
 
 _LIBRARIES = (
-    *("numpy", "timm", "pillow", "triton"),
-    *("bev-ops", "bev-backbones", "bev-lss", "bev-temporal", "bev-heads", "bev-nuscenes", "bev-zoo", "bev-bench"),
+    *("numpy", "timm", "pillow", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt"),
+    *("bev-ops", "bev-backbones", "bev-lss", "bev-temporal", "bev-heads", "bev-nuscenes", "bev-zoo", "bev-deploy"),
+    "bev-bench",
 )
 
 

@@ -13,8 +13,11 @@ from bev_nuscenes import DataOptions
 
 __all__ = [
     "GROUPS",
+    "Backend",
     "CompareOptions",
     "DataBenchOptions",
+    "EngineOptions",
+    "ExportsOptions",
     "FlopsOptions",
     "Group",
     "LatencyOptions",
@@ -27,6 +30,7 @@ __all__ = [
     "ViewTransformOptions",
 ]
 
+Backend = Literal["onnxruntime", "tensorrt"]
 Group = Literal["pool", "stereo", "decode", "warp"]
 GROUPS: tuple[Group, ...] = ("pool", "stereo", "decode", "warp")
 
@@ -86,14 +90,26 @@ class SystemOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportsOptions:
+    """Exported models, instead of the model in PyTorch or, with --checkpoint, after it."""
+
+    model: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")] = ()
+    """Folders that bev-deploy wrote, several to compare."""
+    backend: Annotated[Backend | None, tyro.conf.arg(help_behavior_hint="(default: onnxruntime)")] = None
+    """What runs --model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencyOptions:
     """Milliseconds of network and post-processing, frames per second and memory of one call with all frames.
 
     Several settings are measured in turns: --variants plain fuse fuse+channels-last+bf16. A variant joins, with +, any
-    of fuse, channels-last, bf16 or fp16, compile, cuda-graph and no-plan-cache.
+    of fuse, channels-last, bf16 or fp16, compile, cuda-graph and no-plan-cache. Exported models (--model) take turns
+    with them.
     """
 
     system: Annotated[SystemOptions, _IN_FRONT]
+    exports: Annotated[ExportsOptions, _IN_FRONT] = field(default_factory=ExportsOptions)
     fuse: bool = False
     """Fold batch norm into the convolutions before it."""
     channels_last: bool = False
@@ -111,10 +127,11 @@ class LatencyOptions:
     run: Annotated[RunOptions, _IN_FRONT] = field(default_factory=RunOptions)
 
     def settings(self) -> list[Setting]:
-        """What is compared, the reference first.
+        """What is compared in PyTorch, the reference first; nothing where only exported models are measured.
 
         Raises:
-            ValueError: unknown words, a setting named twice, or variants beside single options.
+            ValueError: unknown words, a setting named twice, variants beside single options, or settings of PyTorch for
+                exported models.
         """
         single = Setting(
             fuse=self.fuse,
@@ -124,6 +141,10 @@ class LatencyOptions:
             cuda_graph=self.cuda_graph,
             plan_cache=self.plan_cache == "on",
         )
+        if self.exports.model and self.system.checkpoint is None:
+            if single != Setting() or self.variants:
+                raise ValueError("an exported model has no settings: give the --checkpoint that they are for, too")
+            return []
         if not self.variants:
             return [single]
         if single != Setting():
@@ -139,12 +160,22 @@ class SequentialOptions:
     """Milliseconds per streamed frame, whether they grow with history, and against a call with all frames."""
 
     system: Annotated[SystemOptions, _IN_FRONT]
+    exports: Annotated[ExportsOptions, _IN_FRONT] = field(default_factory=ExportsOptions)
     history: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="H ...", help_behavior_hint="(default: 1, the recipe's own, and 8)")
     ] = ()
-    """Past frames kept, several to compare; with a checkpoint only the recipe's own fits."""
+    """Past frames kept, several to compare; with a checkpoint or an exported model only the recipe's own fits."""
     later: int = 20
     """Frames that the later stream has seen more."""
+    run: Annotated[RunOptions, _IN_FRONT] = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Milliseconds of one step of a TensorRT engine, and of a whole call with it."""
+
+    folder: tyro.conf.Positional[Path]
+    """Where bev-deploy build wrote the engine."""
     run: Annotated[RunOptions, _IN_FRONT] = field(default_factory=RunOptions)
 
 

@@ -29,7 +29,7 @@ from bev_zoo import (
     read_input_size,
 )
 
-__all__ = ["Inputs", "System", "build_system", "check_system", "make_inputs"]
+__all__ = ["Inputs", "System", "build_system", "check_system", "make_inputs", "system_facts"]
 
 
 class Inputs(NamedTuple):
@@ -80,7 +80,7 @@ def build_system(options: SystemOptions, recipe: Recipe, device: torch.device, s
         weights = f"random (seed {seed}), batch norm settled on the input"
         if recipe.task == "detection":
             weights += f", {options.boxes} candidates per sample above the score threshold"
-    return System(model, inputs, _facts(recipe, options.samples, weights))
+    return System(model, inputs, system_facts(recipe, options.samples, weights))
 
 
 def make_inputs(
@@ -116,7 +116,8 @@ def make_inputs(
     return Inputs((coarse + 0.5 * fine).to(device), rig.to(device))
 
 
-def _facts(recipe: Recipe, samples: int, weights: str) -> tuple[Fact, ...]:
+def system_facts(recipe: Recipe, samples: int, weights: str) -> tuple[Fact, ...]:
+    """What a report says of a system: the recipe, what it is fed with, and where its weights come from."""
     height, width = recipe.input_size
     per_sample = "1 frame" if recipe.frames == 1 else f"{recipe.frames} frames"
     return (

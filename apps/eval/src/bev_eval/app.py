@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from bev_eval.models import Predictor, load_model
 from bev_eval.options import EvalOptions, check_options, check_recipe, evaluation_split
 from bev_eval.predict import Prediction, predict_split
 from bev_nuscenes import (
@@ -23,7 +21,6 @@ from bev_nuscenes import (
     write_prediction,
     write_submission,
 )
-from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
 
 __all__ = ["Evaluation", "evaluate_recipe"]
 
@@ -50,8 +47,7 @@ def evaluate_recipe(options: EvalOptions) -> Evaluation:
         ValueError: a mistake in the options, the data or the checkpoint; the message says what to do.
     """
     check_options(options)
-    device = _device(options.device)
-    model = _load_model(options)
+    model, device = load_model(options)
     check_recipe(options, model.recipe)
     dataset = _open_split(options, model)
     folder = _make_room(options)
@@ -60,6 +56,7 @@ def evaluate_recipe(options: EvalOptions) -> Evaluation:
         dataset,
         device=device,
         batch_size=options.batch_size,
+        fill_batches=options.model is not None,
         workers=options.workers,
         stream=options.stream,
     )
@@ -70,7 +67,7 @@ def evaluate_recipe(options: EvalOptions) -> Evaluation:
     return evaluation
 
 
-def _open_split(options: EvalOptions, model: Detector) -> NuscenesDataset:
+def _open_split(options: EvalOptions, model: Predictor) -> NuscenesDataset:
     """The split to predict; an occupancy split without ground truth is noticed now, not after hours of predicting."""
     split = evaluation_split(options.data)
     dataset = NuscenesDataset(
@@ -122,38 +119,16 @@ def _has_answers(options: EvalOptions) -> bool:
     return options.data.version != "v1.0-test"
 
 
-def _write_figures(options: EvalOptions, model: Detector, metrics: Metrics | OccupancyMetrics, path: Path) -> None:
+def _write_figures(options: EvalOptions, model: Predictor, metrics: Metrics | OccupancyMetrics, path: Path) -> None:
     subject = {
         "recipe": model.recipe.name,
-        "checkpoint": None if options.untrained else str(options.checkpoint),
+        "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
+        "model": None if options.model is None else str(options.model),
+        "backend": options.runtime,
         "input_size": model.recipe.input_size,
         "stream": options.stream,
     }
     path.write_text(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
-
-
-def _load_model(options: EvalOptions) -> Detector:
-    recipe = get_recipe(options.recipe)
-    if options.checkpoint is None:
-        torch.manual_seed(options.seed)
-        return create_model(recipe, input_size=options.input_size)
-    trained_as = read_recipe_name(options.checkpoint) or recipe.name
-    trained_size = read_input_size(options.checkpoint) or recipe.input_size
-    model = create_model(recipe, input_size=options.input_size or trained_size)
-    load_checkpoint(model, options.checkpoint)
-    if trained_as != recipe.name:
-        warnings.warn(f"{options.checkpoint} was trained as {trained_as}, not as {recipe.name}", stacklevel=2)
-    if model.recipe.input_size != trained_size:
-        warnings.warn(
-            f"{options.checkpoint} was trained at {trained_size}, not {model.recipe.input_size}", stacklevel=2
-        )
-    return model
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but PyTorch finds no GPU: use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _make_room(options: EvalOptions) -> Path:

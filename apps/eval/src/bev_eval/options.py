@@ -34,9 +34,15 @@ class EvalOptions:
     """Recipe of the model, for instance bevdet-r50 or bevdet-tiny."""
     data: DataOptions
     checkpoint: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(required unless --untrained)")
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(required unless --model or --untrained)")
     ] = None
     """Weights: model.safetensors of a run, or a published .pth."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Evaluate an exported model instead of a checkpoint: the folder that bev-deploy wrote."""
+    backend: Annotated[
+        Literal["onnxruntime", "tensorrt"] | None, tyro.conf.arg(help_behavior_hint="(default: onnxruntime)")
+    ] = None
+    """What runs --model."""
     untrained: bool = False
     """Evaluate freshly initialised weights instead of a checkpoint, as a baseline."""
     seed: int = 0
@@ -68,6 +74,11 @@ class EvalOptions:
     """Where the network runs; auto takes a GPU if there is one."""
 
     @property
+    def runtime(self) -> Literal["onnxruntime", "tensorrt"] | None:
+        """What runs the exported model; None without one."""
+        return None if self.model is None else self.backend or "onnxruntime"
+
+    @property
     def folder(self) -> Path:
         """Where the results go."""
         return self.out or Path("runs") / f"eval-{self.recipe}-{evaluation_split(self.data)}"
@@ -79,9 +90,7 @@ def check_options(options: EvalOptions) -> None:
     Raises:
         ValueError: options that contradict each other or are out of range.
     """
-    if (options.checkpoint is None) != options.untrained:
-        wanted = "not both" if options.untrained else "or --untrained for freshly initialised weights"
-        raise ValueError(f"give --checkpoint FILE {wanted}")
+    _check_source(options)
     if options.batch_size < 1 or options.workers < 0:
         raise ValueError(
             f"--batch-size must be above 0 and --workers not negative, got {options.batch_size} and {options.workers}"
@@ -90,6 +99,21 @@ def check_options(options: EvalOptions) -> None:
         raise ValueError(f"--score-threshold must be in 0 to 1, got {options.score_threshold}")
     if options.stream and options.batch_size != 1:
         raise ValueError(f"--stream takes one frame after the other: use --batch-size 1, not {options.batch_size}")
+
+
+def _check_source(options: EvalOptions) -> None:
+    """One of weights, an exported model, and neither."""
+    sources = (options.checkpoint is not None, options.model is not None, options.untrained)
+    if sum(sources) != 1:
+        if any(sources):
+            raise ValueError("--checkpoint, --model and --untrained exclude each other: give the one to evaluate")
+        raise ValueError("give --checkpoint FILE, --model DIR, or --untrained for freshly initialised weights")
+    if options.model is None and options.backend is not None:
+        raise ValueError(
+            f"--backend {options.backend} runs exported models: give one with --model DIR, or leave it out"
+        )
+    if options.model is not None and options.input_size is not None:
+        raise ValueError("an exported model has its input size already: leave out --input-size")
 
 
 def check_recipe(options: EvalOptions, recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bev_nuscenes import Batch, NuscenesDataset, collate
-from bev_zoo import CameraRig, Detections, Detector
+from bev_zoo import CameraRig, Detections
+
+if TYPE_CHECKING:
+    from bev_eval.models import Predictor
 
 __all__ = ["Prediction", "predict_split"]
 
@@ -27,21 +30,23 @@ class Prediction(NamedTuple):
 
 
 def predict_split(
-    model: Detector,
+    model: Predictor,
     dataset: NuscenesDataset,
     *,
     device: torch.device,
     batch_size: int = 1,
+    fill_batches: bool = False,
     workers: int = 0,
     stream: bool = False,
 ) -> Iterator[Prediction]:
     """Predict every sample of a split, with a progress bar.
 
     Args:
-        model: a detector or an occupancy model.
+        model: a detector or an occupancy model, in evaluation mode, or an exported one.
         dataset: the split, with the frames the model wants; with one frame for a stream.
-        device: where the model runs.
-        batch_size: samples per forward pass; 1 for a stream.
+        device: where the model wants its inputs.
+        batch_size: samples per call; 1 for a stream.
+        fill_batches: repeat a sample where fewer are left in the end, for an exported model that takes no fewer.
         workers: processes that load data.
         stream: feed ``model.stream()`` one frame after the other.
 
@@ -56,8 +61,7 @@ def predict_split(
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
-    model = model.to(device).eval()
-    predict = _stream(model) if stream else _whole_samples(model)
+    predict = _stream(model) if stream else _whole_samples(model, batch_size if fill_batches else 1)
     with _progress(len(dataset), f"predicting {dataset.split}") as bar:
         for batch in loader:
             results = predict(batch.to(device))
@@ -66,11 +70,21 @@ def predict_split(
                 bar.update()
 
 
-def _whole_samples(model: Detector) -> Callable[[Batch], list[Detections] | list[Tensor]]:
-    return lambda batch: model.predict(batch.images, CameraRig(**batch.cameras))
+def _whole_samples(model: Predictor, at_least: int) -> Callable[[Batch], list[Detections] | list[Tensor]]:
+    """What predicts a batch; one with fewer samples than the model takes is filled with its last one."""
+
+    def predict(batch: Batch) -> list[Detections] | list[Tensor]:
+        count = len(batch.images)
+        if count >= at_least:
+            return model.predict(batch.images, CameraRig(**batch.cameras))
+        rows = torch.arange(at_least, device=batch.images.device).clamp(max=count - 1)
+        rig = CameraRig(**{name: tensor[rows] for name, tensor in batch.cameras.items()})
+        return model.predict(batch.images[rows], rig)[:count]
+
+    return predict
 
 
-def _stream(model: Detector) -> Callable[[Batch], list[Detections] | list[Tensor]]:
+def _stream(model: Predictor) -> Callable[[Batch], list[Detections] | list[Tensor]]:
     runner = model.stream()
     return lambda batch: runner(
         batch.images, CameraRig(**batch.cameras), timestamp=batch.timestamps[0], scene=batch.scenes[0]

@@ -1,15 +1,21 @@
-"""Predictions made on the spot: a checkpoint, run on one sample."""
+"""Predictions made on the spot: a checkpoint or an exported model, run on one sample."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from bev_lss import CameraRig
 from bev_nuscenes import NuscenesDataset, collate
-from bev_zoo import Recipe, create_model, load_checkpoint, read_input_size, read_recipe_name
+from bev_zoo import Detector, Recipe, create_model, load_checkpoint, read_input_size, read_recipe_name
 
 from .frame import Boxes
 from .source import Source
+
+if TYPE_CHECKING:
+    from bev_deploy import DeployedDetector
+
+Backend = Literal["onnxruntime", "tensorrt"]
 
 
 def predict(source: Source, position: int, recipe: str | None, checkpoint: Path, device: str) -> Boxes:
@@ -21,8 +27,29 @@ def predict(source: Source, position: int, recipe: str | None, checkpoint: Path,
     name = _recipe_name(recipe, checkpoint)
     model = create_model(name, input_size=read_input_size(checkpoint))  # drawn at the size it was trained at
     load_checkpoint(model, checkpoint)
-    batch = collate([_dataset(source, model.recipe)[position]]).to(target)
-    (found,) = model.to(target).predict(batch.images, CameraRig(**batch.cameras))
+    return _boxes(model.to(target), source, position, target)
+
+
+def predict_exported(
+    source: Source, position: int, recipe: str | None, folder: Path, backend: Backend, device: str
+) -> Boxes:
+    """As :func:`predict`, with the exported model in a folder, whatever its recipe if none is named.
+
+    Raises ValueError for a folder without an export of the recipe, a backend or a device that is not there.
+    """
+    from bev_deploy import load  # here, so that checkpoints need no runtimes
+
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device}: an exported model runs on cpu or cuda")
+    model = load(folder, backend, recipe=recipe, device="cuda" if backend == "tensorrt" else device)
+    return _boxes(model, source, position, model.device)
+
+
+def _boxes(model: "Detector | DeployedDetector", source: Source, position: int, device: torch.device) -> Boxes:
+    if model.recipe.task != "detection":
+        raise ValueError(f"{model.recipe.name} predicts voxels, and the picture shows boxes: choose a detector")
+    batch = collate([_dataset(source, model.recipe)[position]]).to(device)
+    (found,) = model.predict(batch.images, CameraRig(**batch.cameras))
     boxes = Boxes.from_ego(*(part.cpu().numpy() for part in (found.boxes, found.labels, found.scores)))
     return boxes.transform(batch.box_to_global[0].numpy())
 

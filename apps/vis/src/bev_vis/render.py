@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from PIL import Image
@@ -22,7 +22,7 @@ from .submission import boxes_of_sample, read_submission
 class RenderOptions:
     """Draw one frame: six cameras with projected boxes beside the map from above, predicted and true.
 
-    Predictions come from RESULTS, or from a model that is run on the spot (--checkpoint).
+    Predictions come from RESULTS, or from a model that is run on the spot: --checkpoint, or an exported one: --model.
     """
 
     data: DataOptions
@@ -30,10 +30,18 @@ class RenderOptions:
     """Predictions: a nuScenes submission, as bev-eval writes it."""
 
     recipe: str | None = None
-    """Predict with this recipe instead of reading results; default: the one that --checkpoint names."""
+    """Predict with this recipe instead of reading results; default: the one that --checkpoint or --model names."""
 
     checkpoint: Path | None = None
     """Predict with these weights instead of reading results."""
+
+    model: Path | None = None
+    """Predict with an exported model instead of reading results: the folder that bev-deploy wrote."""
+
+    backend: Annotated[
+        Literal["onnxruntime", "tensorrt"] | None, tyro.conf.arg(help_behavior_hint="(default: onnxruntime)")
+    ] = None
+    """What runs --model."""
 
     device: str = "cpu"
     """Where a model runs: cpu, cuda, cuda:1."""
@@ -87,13 +95,16 @@ def find_sample(wanted: str, tokens: Sequence[str], split: str) -> int:
 
 
 def _check(options: RenderOptions) -> None:
-    model = options.recipe is not None or options.checkpoint is not None
-    if options.results is None and options.checkpoint is None:
+    sources = {"RESULTS": options.results, "--checkpoint": options.checkpoint, "--model": options.model}
+    given = [name for name, path in sources.items() if path is not None]
+    if not given:
         raise ValueError(
-            "nothing to draw: give RESULTS.json, or --recipe NAME --checkpoint FILE to predict on the spot"
+            "nothing to draw: give RESULTS.json, or a model to run: --recipe NAME --checkpoint FILE, or --model DIR"
         )
-    if options.results is not None and model:
-        raise ValueError("RESULTS and --recipe/--checkpoint exclude each other: give the one to draw")
+    if len(given) > 1 or (options.results is not None and options.recipe is not None):
+        raise ValueError("RESULTS, --recipe/--checkpoint and --model exclude each other: give the one to draw")
+    if options.backend is not None and options.model is None:
+        raise ValueError(f"--backend {options.backend} runs exported models: give one with --model DIR")
     if not options.range > 0:
         raise ValueError(f"--range is half the side of the map in metres and must be above 0, it is {options.range:g}")
     if not 0 <= options.score_threshold <= 1:
@@ -114,7 +125,10 @@ def _writable(out: Path) -> Path:
 
 
 def _predict(options: RenderOptions, source: Source, position: int) -> Boxes:
-    from .predict import predict  # loads the models, which a picture of finished results does not need
+    from .predict import predict, predict_exported  # loads the models, which a picture of finished results needs not
 
+    if options.model is not None:
+        backend = options.backend or "onnxruntime"
+        return predict_exported(source, position, options.recipe, options.model, backend, options.device)
     assert options.checkpoint is not None
     return predict(source, position, options.recipe, options.checkpoint, options.device)

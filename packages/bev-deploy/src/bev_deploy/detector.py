@@ -20,8 +20,8 @@ from bev_zoo.build import map_shape
 from bev_zoo.stream import SceneStart
 
 from .feed import Feed, identity_motion
-from .manifest import Manifest
-from .session import OnnxRuntimeSession, Session
+from .manifest import Manifest, ManifestError
+from .session import DeviceChoice, OnnxRuntimeSession, Session, providers_on
 from .stream import DeployedStream
 
 __all__ = ["Backend", "DeployedDetector", "load"]
@@ -29,23 +29,37 @@ __all__ = ["Backend", "DeployedDetector", "load"]
 Backend = Literal["onnxruntime", "tensorrt"]
 
 
-def load(folder: str | Path, backend: Backend = "onnxruntime", **session_options: object) -> DeployedDetector:
+def load(
+    folder: str | Path,
+    backend: Backend = "onnxruntime",
+    *,
+    recipe: str | None = None,
+    device: DeviceChoice = "auto",
+    **session_options: object,
+) -> DeployedDetector:
     """Load what ``bev-deploy export`` (or ``build``) wrote.
 
     Args:
         folder: with ``manifest.json``.
         backend: "onnxruntime", or "tensorrt" for an engine that ``bev-deploy build`` made on this machine.
+        recipe: name of the recipe it must be of; any if None.
+        device: "cpu", "cuda", or "auto" for a GPU if the backend can use one; engines run on a GPU only.
         session_options: of :class:`OnnxRuntimeSession` or :class:`bev_deploy.tensorrt.EngineSession`.
 
     Raises:
-        ManifestError: no export there, or a changed one.
+        ManifestError: no export there, a changed one, or one of another recipe.
         ValueError: an unknown backend, or a model that it cannot run here.
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
+    if recipe not in (None, manifest.recipe):
+        raise ManifestError(f"{folder} holds {manifest.recipe}, not {recipe}: name that recipe, or another folder")
     if backend == "onnxruntime":
+        session_options.setdefault("providers", providers_on(device))
         return DeployedDetector(manifest, OnnxRuntimeSession(folder, manifest, **session_options))
     if backend == "tensorrt":
+        if device == "cpu":
+            raise ValueError("engines of TensorRT run on a GPU, not on the CPU: choose onnxruntime, or device cuda")
         from .tensorrt import EngineSession  # the bindings are optional
 
         return DeployedDetector(manifest, EngineSession(folder, manifest, **session_options))

@@ -8,9 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
+from onnxscript import opset18 as operators
 from torch import Tensor
 
 from bev_heads import CenterHead
@@ -22,7 +24,7 @@ from bev_zoo.build import map_shape
 
 from .feed import Feed, identity_motion
 from .manifest import Manifest, Preprocessing, sha256_of
-from .plugin_node import PLUGIN_TRANSLATIONS
+from .plugin_node import PLUGIN_TRANSLATIONS, add_plugin_body
 from .preprocess import ImagePreprocessing
 from .signature import STATE, Layout, TensorSpec, inputs_of, outputs_of
 from .step import Pooling, Precision, Step
@@ -31,9 +33,18 @@ from .tables import TableBounds
 __all__ = ["MODEL_NAME", "ExportOptions", "export_model"]
 
 MODEL_NAME = "model.onnx"
+_MODULE_NAMES = "pkg.torch.onnx.name_scopes"
 _NUSCENES_IMAGE = (1600, 900)
 # Our operators in operators that a runtime has.
 _DECOMPOSED = {torch.ops.bev_ops.best_of_rows.default: reference.best_of_rows}
+
+
+def _floor_divide(dividend: Any, divisor: Any) -> Any:
+    """Of integers. The exporter's own way compares truth values for equality, which TensorRT does not do."""
+    return operators.Div(operators.Sub(dividend, operators.Mod(dividend, divisor)), divisor)
+
+
+_TRANSLATIONS = {torch.ops.aten.floor_divide.default: _floor_divide, **PLUGIN_TRANSLATIONS}
 _SIZES = {"points": (0, 1), "sums_1": (0, 1), "sums_2": (0, 1), "sums_3": (0, 1), "width_3": (1, 1)}
 
 
@@ -97,13 +108,15 @@ def export_model(
         raw=options.raw,
         raw_size=options.raw_size if options.preprocess else None,
     )
-    preprocessing = ImagePreprocessing(options.raw_size, model.recipe.input_size, model.recipe.image_augmentation)
+    preprocessing = None
+    if options.preprocess:
+        preprocessing = ImagePreprocessing(options.raw_size, model.recipe.input_size, model.recipe.image_augmentation)
     step = Step(
         model,
         precision=options.precision,
         raw=options.raw,
         pool=options.pool,
-        preprocessing=preprocessing if options.preprocess else None,
+        preprocessing=preprocessing,
     )
     inputs, typical = _example_inputs(model, rig, layout)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
@@ -185,11 +198,27 @@ def _write_onnx(
             opset_version=options.opset,
             input_names=[spec.name for spec in inputs_spec],
             output_names=[spec.name for spec in outputs_spec],
-            custom_translation_table=PLUGIN_TRANSLATIONS,
+            custom_translation_table=_TRANSLATIONS,
             optimize=True,
             verbose=False,
         )
-    exported.save(path, external_data=False)
+    proto = exported.model_proto
+    _forget_where_it_was_made(proto)
+    onnx.save(proto, path)
+    if options.pool == "plugin":
+        add_plugin_body(path)
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    """Of what the exporter notes of every node keep the name of the module alone.
+
+    The rest are lines of its sources, with their paths: files of the same model would differ from machine to machine.
+    """
+    graph = model.graph
+    for thing in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        kept = [entry for entry in thing.metadata_props if entry.key == _MODULE_NAMES]
+        del thing.metadata_props[:]
+        thing.metadata_props.extend(kept)
 
 
 def _dynamic(spec: TensorSpec) -> dict[int, object] | None:
@@ -244,6 +273,8 @@ def _manifest(
         ),
         postprocessing=dataclasses.asdict(model.head.decode_options) if isinstance(model.head, CenterHead) else None,
         grid={"lower": tuple(grid.lower), "upper": tuple(grid.upper), "step": tuple(grid.step)},
+        stride=model.view_transform.stride,
+        depths=tuple(recipe.view.depth.values().tolist()),
         checkpoint=None if checkpoint is None else sha256_of(checkpoint),
         versions={name: version(name) for name in ("bev-deploy", "torch", "onnx", "onnxscript")}
         | {"python": platform.python_version()},

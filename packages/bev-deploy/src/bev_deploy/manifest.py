@@ -74,6 +74,8 @@ class Manifest:
         postprocessing: from candidates to boxes: thresholds, range and suppression of :class:`bev_heads.DecodeOptions`;
             None for occupancy.
         grid: lower, upper, step in metres of x, y, z.
+        stride: network-input pixels per feature pixel that is lifted.
+        depths: of the depth bins, metres.
         checkpoint: SHA-256 of the checkpoint, or None for fresh weights.
         versions: of the programs that made it.
     """
@@ -100,6 +102,8 @@ class Manifest:
     preprocessing: Preprocessing
     postprocessing: dict[str, Any] | None
     grid: dict[str, tuple[float, float, float]]
+    stride: int
+    depths: tuple[float, ...]
     checkpoint: str | None
     versions: dict[str, str]
 
@@ -180,7 +184,7 @@ def _from_json(content: dict[str, Any], folder: Path) -> Manifest:
         )
         content["bounds"], content["typical"] = (TableBounds(**content[name]) for name in ("bounds", "typical"))
         content["preprocessing"] = Preprocessing(**{k: _tuples(v) for k, v in content["preprocessing"].items()})
-        content |= {name: _tuples(content[name]) for name in ("input_size", "classes")}
+        content |= {name: _tuples(content[name]) for name in ("input_size", "classes", "depths")}
         content["grid"] = {name: tuple(values) for name, values in content["grid"].items()}
         return Manifest(**content)
     except (KeyError, TypeError, AttributeError) as error:

@@ -28,17 +28,27 @@ def pool_by_tables(
     The points of an image column that lie under each other in one cell are one product with the column's context, for
     all depths at once: the bulk of the points never exists one by one. Sums have a fixed order.
     """
-    return _pooled(depth, context, tables, grid.size)
+    return _pooled(depth, _columns(context), tables, grid.size).permute(0, 4, 1, 2, 3)
 
 
 def pool_by_plugin(depth: Tensor, context: Tensor, tables: PoolTables, grid: BevGrid) -> Tensor:
-    """The same as one operator ``bev_deploy::bev_pool``, which an export keeps as one node."""
-    return torch.ops.bev_deploy.bev_pool.default(depth, context, *tables, *grid.size)
+    """The same with one operator ``bev_deploy::bev_pool``, which an export keeps as one node.
+
+    The operator takes and gives channels last, (B, N, w, h, C) and (B, Z, Y, X, C): the order in which its kernel reads
+    and writes whole lines of memory. The two transpositions stay outside, where a compiler can join them with others.
+    """
+    columns = _columns(context).contiguous()
+    return torch.ops.bev_deploy.bev_pool.default(depth, columns, *tables, *grid.size).permute(0, 4, 1, 2, 3)
 
 
-def _pooled(depth: Tensor, context: Tensor, tables: PoolTables, size: tuple[int, int, int]) -> Tensor:
-    channels, rows = context.shape[2], depth.shape[3]
-    columns = context.permute(0, 1, 4, 3, 2)  # (B, N, w, h, C)
+def _columns(context: Tensor) -> Tensor:
+    """(B, N, C, h, w) -> (B, N, w, h, C)."""
+    return context.permute(0, 1, 4, 3, 2)
+
+
+def _pooled(depth: Tensor, columns: Tensor, tables: PoolTables, size: tuple[int, int, int]) -> Tensor:
+    """(B, N, D, h, w) and (B, N, w, h, C) -> (B, Z, Y, X, C)."""
+    rows, channels = columns.shape[3:]
     row = torch.arange(rows, device=depth.device, dtype=torch.int32)
     in_run = (row >= tables.run_first) & (row < tables.run_end)  # (B, N, w, D, h)
     weight = torch.where(in_run, depth.permute(0, 1, 4, 2, 3), 0.0)
@@ -51,22 +61,22 @@ def _pooled(depth: Tensor, context: Tensor, tables: PoolTables, size: tuple[int,
     third = _sums(second, tables.sums_3)
     cells = _rows(torch.cat([entries, first, second, third]), tables.cell_row)
     x, y, z = size
-    return cells.reshape(-1, z, y, x, channels).permute(0, 4, 1, 2, 3)
+    return cells.reshape(-1, z, y, x, channels)
 
 
-def _pool(depth: Tensor, context: Tensor, *tables_and_size: Any) -> Tensor:
+def _pool(depth: Tensor, columns: Tensor, *tables_and_size: Any) -> Tensor:
     *tables, x, y, z = tables_and_size
-    return _pooled(depth, context, PoolTables(*tables), (x, y, z)).contiguous()
+    return _pooled(depth, columns, PoolTables(*tables), (x, y, z))
 
 
-def _fake_pool(depth: Tensor, context: Tensor, *tables_and_size: Any) -> Tensor:
+def _fake_pool(depth: Tensor, columns: Tensor, *tables_and_size: Any) -> Tensor:
     *_, x, y, z = tables_and_size
-    return context.new_empty(context.shape[0], context.shape[2], z, y, x)
+    return columns.new_empty(columns.shape[0], z, y, x, columns.shape[4])
 
 
 _library = torch.library.Library("bev_deploy", "DEF")
 _library.define(
-    f"bev_pool(Tensor depth, Tensor context, {', '.join(f'Tensor {name}' for name in PoolTables._fields)}, "
+    f"bev_pool(Tensor depth, Tensor columns, {', '.join(f'Tensor {name}' for name in PoolTables._fields)}, "
     "int cells_x, int cells_y, int cells_z) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )

@@ -56,7 +56,8 @@ class ImagePreprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, N, H', W', 3) uint8 RGB -> (B, N, 3, H, W) float32."""
-        used = images[:, :, self.rows, self.columns].float().permute(0, 1, 4, 2, 3).flip(2)
+        # Floats first: TensorRT does nothing with bytes but convert them.
+        used = images.float()[:, :, self.rows, self.columns].permute(0, 1, 4, 2, 3).flip(2)
         resized = _levels(self.down @ _levels(used @ self.across))
         return (resized - self.mean) / self.deviation
 

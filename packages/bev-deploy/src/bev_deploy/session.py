@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -13,7 +13,14 @@ from torch import Tensor
 
 from .manifest import Manifest
 
-__all__ = ["OnnxRuntimeSession", "Session"]
+__all__ = ["LEFT_OUT_OF_INT8", "DeviceChoice", "OnnxRuntimeSession", "Session", "providers_on"]
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+# What ONNX Runtime may not do to int8 models: it would round biases, which they keep in float for a reason.
+LEFT_OUT_OF_INT8 = ["WeightBiasQuantization"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Session(Protocol):
@@ -55,7 +62,7 @@ class OnnxRuntimeSession:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        providers = list(providers or ["CPUExecutionProvider"])
+        providers = list(providers or [_CPU])
         missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
         if missing:
             raise ValueError(
@@ -64,10 +71,16 @@ class OnnxRuntimeSession:
             )
         try:
             self._session = onnxruntime.InferenceSession(
-                str(folder / manifest.model), _options(manifest, threads), providers=providers
+                str(folder / manifest.model),
+                _options(manifest, threads),
+                providers=providers,
+                disabled_optimizers=LEFT_OUT_OF_INT8 if manifest.quantized else None,
             )
         except Exception as error:  # ONNX Runtime has no base class of its own
             raise ValueError(f"ONNX Runtime refuses {folder / manifest.model}: {error}") from error
+        unused = set(providers) - set(self._session.get_providers())
+        if unused:
+            raise ValueError(f"ONNX Runtime cannot start {', '.join(sorted(unused))} here: run it on the CPU")
         self._outputs = [spec.name for spec in manifest.outputs]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,6 +88,18 @@ class OnnxRuntimeSession:
         arrays = {name: _array(tensor) for name, tensor in inputs.items()}
         results = self._session.run(self._outputs, arrays)
         return {name: torch.from_numpy(result) for name, result in zip(self._outputs, results, strict=True)}
+
+
+def providers_on(device: DeviceChoice) -> list[str]:
+    """Execution providers for a device; "auto" takes a GPU if there is one that ONNX Runtime can use.
+
+    Raises:
+        ValueError: "cuda" where ONNX Runtime finds none.
+    """
+    usable = _CUDA in onnxruntime.get_available_providers() and torch.cuda.is_available()
+    if device == "cuda" and not usable:
+        raise ValueError("ONNX Runtime finds no GPU: install onnxruntime-gpu on a machine that has one, or use the CPU")
+    return [_CUDA, _CPU] if usable and device != "cpu" else [_CPU]
 
 
 def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:

@@ -1,0 +1,75 @@
+"""What is evaluated: a detector with its weights, or an exported model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from bev_eval.options import EvalOptions
+from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
+
+if TYPE_CHECKING:
+    from bev_deploy import DeployedDetector
+
+__all__ = ["Predictor", "load_model"]
+
+Predictor: TypeAlias = "Detector | DeployedDetector"
+
+
+def load_model(options: EvalOptions) -> tuple[Predictor, torch.device]:
+    """What the options name, ready to predict, and where it wants its inputs.
+
+    Raises:
+        ValueError: an unknown recipe, weights or an export that do not fit it, or no such device.
+    """
+    get_recipe(options.recipe)  # an unknown one is told first
+    if options.model is not None:
+        exported = _exported(options, options.model)
+        return exported, exported.device
+    device = _device(options.device)
+    model = _untrained(options) if options.checkpoint is None else _trained(options, options.checkpoint)
+    return model.to(device).eval(), device
+
+
+def _exported(options: EvalOptions, folder: Path) -> DeployedDetector:
+    from bev_deploy import load  # here, so that checkpoints need no runtimes
+
+    model = load(folder, options.runtime, recipe=options.recipe, device=options.device)
+    if model.manifest.preprocessing.in_graph:
+        raise ValueError(
+            f"{folder} takes camera images as they are, and the data set gives prepared ones: export the model without "
+            "--preprocess"
+        )
+    if model.manifest.batch not in (None, options.batch_size):
+        raise ValueError(
+            f"{folder} was exported for {model.manifest.batch} samples per call, --batch-size is {options.batch_size}: "
+            "they must be equal"
+        )
+    return model
+
+
+def _untrained(options: EvalOptions) -> Detector:
+    torch.manual_seed(options.seed)
+    return create_model(get_recipe(options.recipe), input_size=options.input_size)
+
+
+def _trained(options: EvalOptions, checkpoint: Path) -> Detector:
+    recipe = get_recipe(options.recipe)
+    trained_as = read_recipe_name(checkpoint) or recipe.name
+    trained_size = read_input_size(checkpoint) or recipe.input_size
+    model = create_model(recipe, input_size=options.input_size or trained_size)
+    load_checkpoint(model, checkpoint)
+    if trained_as != recipe.name:
+        warnings.warn(f"{checkpoint} was trained as {trained_as}, not as {recipe.name}", stacklevel=2)
+    if model.recipe.input_size != trained_size:
+        warnings.warn(f"{checkpoint} was trained at {trained_size}, not {model.recipe.input_size}", stacklevel=2)
+    return model
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but PyTorch finds no GPU: use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
