@@ -22,8 +22,8 @@ QUICK = {"bevdet-r50-cbgs", "bevdet-r50-4d-depth-cbgs", "bevdet-r50-4d-stereo-cb
 def attention_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention step by step, as the published code has it.
 
-    The fused kernel rounds otherwise: two occupancy systems on Swin-B have a gradient of norm 0.018, where the largest is
-    6.6, that is 5.9e-3 off for it.
+    The fused kernel rounds otherwise: two occupancy systems on Swin-B have a gradient of norm 0.018, where the largest
+    is 6.6, that is 5.9e-3 off for it.
     """
 
     def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
