@@ -74,7 +74,8 @@ def best_candidates(
         ValueError: there is no task, or the tasks differ in samples or cells.
     """
     shapes = [output.heatmap.shape for output in outputs]
-    if len({(shape[0], *shape[2:]) for shape in shapes}) != 1:
+    # Compared one by one: sizes that are symbols, as in an export for any number of samples, have no hash.
+    if not shapes or any((shape[0], *shape[2:]) != (shapes[0][0], *shapes[0][2:]) for shape in shapes):
         raise ValueError(
             "outputs must hold one CenterOutput per task, their heatmaps (B, K, Y, X) equal in B, Y and X; "
             f"got {[tuple(shape) for shape in shapes]}"
