@@ -80,7 +80,7 @@ def best_candidates(
             "outputs must hold one CenterOutput per task, their heatmaps (B, K, Y, X) equal in B, Y and X; "
             f"got {[tuple(shape) for shape in shapes]}"
         )
-    tasks = _Tasks.of([shape[1] for shape in shapes], shapes[0][2] * shapes[0][3], options or DecodeOptions())
+    tasks = _Tasks.of([shape[1] for shape in shapes], grid.size[0] * grid.size[1], options or DecodeOptions())
     return _best_cells(outputs, tasks, grid, log_dimensions)
 
 
