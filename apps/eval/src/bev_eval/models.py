@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from bev_eval.options import EvalOptions
-from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
+from bev_zoo import Detector, create_model, get_recipe, trained_model
 
 if TYPE_CHECKING:
     from bev_deploy import DeployedDetector
@@ -30,7 +29,7 @@ def load_model(options: EvalOptions) -> tuple[Predictor, torch.device]:
         exported = _exported(options, options.model)
         return exported, exported.device
     device = _device(options.device)
-    model = _untrained(options) if options.checkpoint is None else _trained(options, options.checkpoint)
+    model = _with_weights(options)
     return model.to(device).eval(), device
 
 
@@ -51,22 +50,11 @@ def _exported(options: EvalOptions, folder: Path) -> DeployedDetector:
     return model
 
 
-def _untrained(options: EvalOptions) -> Detector:
+def _with_weights(options: EvalOptions) -> Detector:
+    if options.checkpoint is not None:
+        return trained_model(options.recipe, options.checkpoint, input_size=options.input_size)
     torch.manual_seed(options.seed)
     return create_model(get_recipe(options.recipe), input_size=options.input_size)
-
-
-def _trained(options: EvalOptions, checkpoint: Path) -> Detector:
-    recipe = get_recipe(options.recipe)
-    trained_as = read_recipe_name(checkpoint) or recipe.name
-    trained_size = read_input_size(checkpoint) or recipe.input_size
-    model = create_model(recipe, input_size=options.input_size or trained_size)
-    load_checkpoint(model, checkpoint)
-    if trained_as != recipe.name:
-        warnings.warn(f"{checkpoint} was trained as {trained_as}, not as {recipe.name}", stacklevel=2)
-    if model.recipe.input_size != trained_size:
-        warnings.warn(f"{checkpoint} was trained at {trained_size}, not {model.recipe.input_size}", stacklevel=2)
-    return model
 
 
 def _device(name: str) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from bev_nuscenes import Batch, NuscenesDataset, collate
+from bev_nuscenes.command_line import progress
 from bev_zoo import CameraRig, Detections
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def predict_split(
         pin_memory=device.type == "cuda",
     )
     predict = _stream(model) if stream else _whole_samples(model, batch_size if fill_batches else 1)
-    with _progress(len(dataset), f"predicting {dataset.split}") as bar:
+    with progress(len(dataset), f"predicting {dataset.split}") as bar:
         for batch in loader:
             results = predict(batch.to(device))
             for token, found, box_to_global in zip(batch.tokens, results, batch.box_to_global, strict=True):
@@ -95,8 +94,3 @@ def _scene_by_scene(dataset: NuscenesDataset) -> list[int]:
     """Indices of the samples with those of a scene in a row; two vehicles may have recorded at the same time."""
     scenes = dataset.index.frames.scenes[dataset.positions]
     return np.argsort(scenes, kind="stable").tolist()
-
-
-def _progress(samples: int, title: str) -> tqdm:
-    """A bar with the time left; a line every half minute where there is no terminal."""
-    return tqdm(total=samples, desc=title, unit="frame", mininterval=0.5 if sys.stderr.isatty() else 30)

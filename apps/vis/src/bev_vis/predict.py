@@ -7,7 +7,7 @@ import torch
 
 from bev_lss import CameraRig
 from bev_nuscenes import NuscenesDataset, collate
-from bev_zoo import Detector, Recipe, create_model, load_checkpoint, read_input_size, read_recipe_name
+from bev_zoo import Detector, Recipe, read_recipe_name, trained_model
 
 from .frame import Boxes
 from .source import Source
@@ -24,9 +24,7 @@ def predict(source: Source, position: int, recipe: str | None, checkpoint: Path,
     Raises ValueError for an unknown recipe, a checkpoint that does not fit, or a device that is not there.
     """
     target = _device(device)
-    name = _recipe_name(recipe, checkpoint)
-    model = create_model(name, input_size=read_input_size(checkpoint))  # drawn at the size it was trained at
-    load_checkpoint(model, checkpoint)
+    model = trained_model(_recipe_name(recipe, checkpoint), checkpoint)
     return _boxes(model.to(target), source, position, target)
 
 

@@ -16,6 +16,7 @@ from bev_lss import CameraRig
 from bev_zoo import Detector, nuscenes_rig
 
 from .detector import DeployedDetector
+from .verify import deviations
 
 __all__ = ["Agreement", "agreement", "agreement_of_streams", "draw_statistics", "drive"]
 
@@ -98,7 +99,7 @@ def _compared(
 
 def _raw_error(got: Sequence | Tensor, wanted: Sequence | Tensor) -> float:
     pairs = zip(_planes(got), _planes(wanted), strict=True)
-    return max(float((a.float() - b.float()).abs().max() / b.float().std()) for a, b in pairs)
+    return max(deviations(a, b) for a, b in pairs)
 
 
 def _planes(outputs: Sequence | Tensor) -> list[Tensor]:

@@ -121,7 +121,7 @@ def export_model(
     inputs, typical = _example_inputs(model, rig, layout)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         path = Path(scratch) / MODEL_NAME
-        _write_onnx(step, inputs, layout, inputs_of(model, layout), outputs_of(model, layout), options, path)
+        _write_onnx(step, inputs, inputs_of(model, layout), outputs_of(model, layout), options, path)
         _check_file(path)
         manifest = _manifest(model, options, layout, typical, path, checkpoint)
         path.replace(folder / MODEL_NAME)
@@ -181,7 +181,6 @@ def _example_inputs(model: Detector, rig: CameraRig, layout: Layout) -> tuple[di
 def _write_onnx(
     step: Step,
     inputs: dict[str, Tensor],
-    layout: Layout,
     inputs_spec: list[TensorSpec],
     outputs_spec: list[TensorSpec],
     options: ExportOptions,

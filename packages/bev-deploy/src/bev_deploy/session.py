@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .manifest import Manifest
 
-__all__ = ["LEFT_OUT_OF_INT8", "DeviceChoice", "OnnxRuntimeSession", "Session", "providers_on"]
+__all__ = ["LEFT_OUT_OF_INT8", "DeviceChoice", "OnnxRuntimeSession", "Session", "providers_on", "session_options"]
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
@@ -72,7 +72,7 @@ class OnnxRuntimeSession:
         try:
             self._session = onnxruntime.InferenceSession(
                 str(folder / manifest.model),
-                _options(manifest, threads),
+                session_options(threads, int8_in_half_precision=manifest.quantized and manifest.precision == "fp16"),
                 providers=providers,
                 disabled_optimizers=LEFT_OUT_OF_INT8 if manifest.quantized else None,
             )
@@ -102,12 +102,13 @@ def providers_on(device: DeviceChoice) -> list[str]:
     return [_CUDA, _CPU] if usable and device != "cpu" else [_CPU]
 
 
-def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:
+def session_options(threads: int | None, *, int8_in_half_precision: bool) -> onnxruntime.SessionOptions:
+    """How ONNX Runtime is to run a graph; ``threads`` per operator, its own choice if None."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if threads is not None:
         options.intra_op_num_threads = threads
-    if manifest.precision == "fp16" and manifest.quantized:
+    if int8_in_half_precision:
         # Its rewriting of half-precision int8 graphs is wrong by up to a quarter on CPUs.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options

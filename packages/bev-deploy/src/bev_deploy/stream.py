@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from bev_heads import Detections
 from bev_lss import CameraRig, FrameCameras
 from bev_temporal import BevMemory
-from bev_zoo.stream import Moment, SceneStart
+from bev_zoo.stream import Moment, SceneStart, check_streamed
 
 if TYPE_CHECKING:
     from .detector import DeployedDetector
@@ -66,10 +66,7 @@ class DeployedStream:
     def __init__(
         self, model: DeployedDetector, *, max_gap_s: float = 2.0, scene_start: SceneStart = "as-published"
     ) -> None:
-        if model.recipe.temporal.history == 0:
-            raise ValueError(f"{model.recipe.name} has no history: call predict on single frames")
-        if scene_start not in get_args(SceneStart):
-            raise ValueError(f"scene_start must be one of {', '.join(get_args(SceneStart))}, got {scene_start!r}")
+        check_streamed(model.recipe, scene_start)
         self.model = model
         self.max_gap_s = max_gap_s
         self.scene_start = scene_start

@@ -9,7 +9,6 @@ Letters: B samples, N cameras, D depth bins, h x w feature pixels, V cells of al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -122,11 +121,6 @@ def pool_tables(plan: PoolPlan) -> PoolTables:
         *tables,
         cell_row.int(),
     )
-
-
-def pool_tables_inputs(tables: PoolTables, prefix: str = "pool_") -> Mapping[str, Tensor]:
-    """By the names of the model's inputs."""
-    return {prefix + name: table for name, table in tables._asdict().items()}
 
 
 def _column_row(column: Tensor, d: int, w: int) -> Tensor:

@@ -18,7 +18,7 @@ from bev_zoo import Detector, nuscenes_rig
 from .detector import DeployedDetector
 from .preprocess import ImagePreprocessing
 
-__all__ = ["OutputError", "example_rig", "output_errors"]
+__all__ = ["OutputError", "deviations", "example_rig", "output_errors"]
 
 _YAW = 6  # column of a box
 _TINY = 1e-12
@@ -61,9 +61,14 @@ def output_errors(model: Detector, exported: DeployedDetector, *, seed: int = 0)
         return _candidate_errors(model, wanted, got)
     pairs = list(zip(exported.raw(got), wanted, strict=True))
     return [
-        OutputError(field, max(_deviations(getattr(a, field), getattr(b, field)) for a, b in pairs))
+        OutputError(field, max(deviations(getattr(a, field), getattr(b, field)) for a, b in pairs))
         for field in CenterOutput._fields
     ]
+
+
+def deviations(got: Tensor, wanted: Tensor) -> float:
+    """The greatest difference of two tensors of one shape, in standard deviations of the second."""
+    return float((got.float() - wanted).abs().max() / wanted.std().clamp(min=_TINY))
 
 
 def example_rig(model: Detector, *, cameras: int, frames: int = 1, samples: int = 1) -> CameraRig:
@@ -99,7 +104,7 @@ def _inputs(model: Detector, exported: DeployedDetector, seed: int) -> tuple[Ten
 
 def _voxel_error(wanted: Tensor, got: dict[str, Tensor], raw: bool) -> OutputError:
     if raw:
-        return OutputError("logits", _deviations(got["logits"], wanted))
+        return OutputError("logits", deviations(got["logits"], wanted))
     return OutputError("voxels", float((got["voxels"] != wanted.argmax(dim=-1)).float().mean()), "share")
 
 
@@ -156,7 +161,3 @@ def _box_distances(
 def _logits(scores: Tensor) -> Tensor:
     """Near 1 a float32 score says little of its logit."""
     return scores.clamp(_TINY, 0.999).logit()
-
-
-def _deviations(got: Tensor, wanted: Tensor) -> float:
-    return float((got.float() - wanted).abs().max() / wanted.std().clamp(min=_TINY))

@@ -1,4 +1,4 @@
-"""How a program on this data reports a mistake of its user: one line, exit status 2, no traceback."""
+"""What programs on this data say to their user: a mistake in one line, without traceback, and how far they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import warnings
 from collections.abc import Callable
 
-__all__ = ["run_program"]
+from tqdm import tqdm
+
+__all__ = ["progress", "run_program"]
 
 
 def run_program(name: str, program: Callable[[], int]) -> int:
@@ -27,6 +29,11 @@ def run_program(name: str, program: Callable[[], int]) -> int:
                 raise
             print(f"{name}: error: {_message(error)}", file=sys.stderr)
             return 2
+
+
+def progress(total: int | None, title: str, unit: str = "frame") -> tqdm:
+    """A bar with the time left; a line every half minute where there is no terminal."""
+    return tqdm(total=total, desc=title, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
 def _is_users(error: Exception) -> bool:

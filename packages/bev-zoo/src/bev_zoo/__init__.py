@@ -35,6 +35,7 @@ from .recipe import (
 )
 from .recipes import get_recipe, list_recipes
 from .stream import Stream, StreamOrderError
+from .trained import trained_model
 
 __all__ = [
     "BackboneOptions",
@@ -75,4 +76,5 @@ __all__ = [
     "read_input_size",
     "read_recipe_name",
     "save_checkpoint",
+    "trained_model",
 ]

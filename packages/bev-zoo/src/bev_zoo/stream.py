@@ -19,11 +19,12 @@ from bev_temporal import BevMemory
 from .build import map_shape
 from .features import FrameFeatures, StereoReference
 from .inputs import check_inputs
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from .detector import Detector
 
-__all__ = ["Moment", "SceneStart", "Stream", "StreamOrderError"]
+__all__ = ["Moment", "SceneStart", "Stream", "StreamOrderError", "check_streamed"]
 
 SceneStart = Literal["as-published", "hold-first"]
 _START_PREFIX = "start."
@@ -130,10 +131,7 @@ class Stream:
     """
 
     def __init__(self, model: Detector, *, max_gap_s: float = 2.0, scene_start: SceneStart = "as-published") -> None:
-        if model.recipe.temporal.history == 0:
-            raise ValueError(f"{model.recipe.name} has no history: call predict on single frames")
-        if scene_start not in get_args(SceneStart):
-            raise ValueError(f"scene_start must be one of {', '.join(get_args(SceneStart))}, got {scene_start!r}")
+        check_streamed(model.recipe, scene_start)
         self.model = model
         self.max_gap_s = max_gap_s
         self.scene_start = scene_start
@@ -279,6 +277,18 @@ class Stream:
                 f"{recipe.name} keeps {wanted[0]} maps (C, [Z,] Y, X) = {wanted[1]}, the state holds {got[0]} of "
                 f"{got[1]}: it belongs to another system"
             )
+
+
+def check_streamed(recipe: Recipe, scene_start: SceneStart) -> None:
+    """Check that a recipe can be streamed so.
+
+    Raises:
+        ValueError: it has no history, or the rule is unknown.
+    """
+    if recipe.temporal.history == 0:
+        raise ValueError(f"{recipe.name} has no history: call predict on single frames")
+    if scene_start not in get_args(SceneStart):
+        raise ValueError(f"scene_start must be one of {', '.join(get_args(SceneStart))}, got {scene_start!r}")
 
 
 def _named_state(state: Mapping[str, Tensor], scene: str | None, *, stereo: bool) -> _State:

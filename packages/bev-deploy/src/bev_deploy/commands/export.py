@@ -11,7 +11,7 @@ import torch
 
 from bev_lss import CameraRig
 from bev_nuscenes import DataOptions, NuscenesDataset, open_index
-from bev_zoo import Detector, create_model, get_recipe, load_checkpoint, read_input_size, read_recipe_name
+from bev_zoo import Detector, create_model, trained_model
 
 from ..detector import load
 from ..export import ExportOptions, export_model
@@ -23,7 +23,6 @@ from .text import as_table, size_text
 __all__ = ["export"]
 
 _LIMIT = 1e-3  # of a float32 export: standard deviations, or the share of voxels
-_USUAL_RAW_SIZE = (1600, 900)
 _USUAL_CAMERAS = 6
 
 
@@ -68,28 +67,21 @@ def _check(arguments: ExportArguments) -> None:
 
 
 def _model(arguments: ExportArguments) -> Detector:
-    recipe, checkpoint = get_recipe(arguments.recipe), arguments.checkpoint
+    checkpoint = arguments.checkpoint
     if checkpoint is None:
         if not arguments.untrained:
             warnings.warn("no --checkpoint: the weights are untrained (--untrained says so)", stacklevel=2)
         torch.manual_seed(arguments.seed)
-        return create_model(recipe, input_size=arguments.input_size, align=arguments.align).eval()
-    size = arguments.input_size or read_input_size(checkpoint) or recipe.input_size
-    model = create_model(recipe, input_size=size, align=arguments.align)
-    load_checkpoint(model, checkpoint)
-    trained_as = read_recipe_name(checkpoint) or recipe.name
-    if trained_as != recipe.name:
-        warnings.warn(f"{checkpoint} was trained as {trained_as}, not as {recipe.name}", stacklevel=2)
-    return model.eval()
+        return create_model(arguments.recipe, input_size=arguments.input_size, align=arguments.align).eval()
+    return trained_model(arguments.recipe, checkpoint, input_size=arguments.input_size, align=arguments.align).eval()
 
 
-def _cameras(arguments: ExportArguments, model: Detector) -> tuple[CameraRig | None, tuple[int, int]]:
-    """The rig to export for, if not the usual one, and the size of its images."""
+def _cameras(arguments: ExportArguments, model: Detector) -> tuple[CameraRig, tuple[int, int]]:
+    """The rig to export for, and the size of its images."""
     data = arguments.data.data
     if data is None:
-        count = arguments.cameras or _USUAL_CAMERAS
-        rig = None if count == _USUAL_CAMERAS else example_rig(model, cameras=count)
-        return rig, arguments.raw_size or _USUAL_RAW_SIZE
+        rig = example_rig(model, cameras=arguments.cameras or _USUAL_CAMERAS)
+        return rig, arguments.raw_size or ExportOptions.raw_size
     rig, raw_size = _first_sample(data, model)
     if arguments.cameras not in (None, rig.num_cameras):
         raise ValueError(f"{data.root} has {rig.num_cameras} cameras, --cameras says {arguments.cameras}")

@@ -26,9 +26,9 @@ from bev_nuscenes import (
     evaluate_occupancy,
     write_prediction,
 )
+from bev_nuscenes.command_line import progress
 
 from ..detector import DeployedDetector
-from .running import progress
 from .samples import check_dataset
 
 __all__ = ["AccuracyChange", "Figure", "compare_accuracy"]

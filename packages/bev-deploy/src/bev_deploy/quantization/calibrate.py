@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import onnx
 from torch import Tensor
 
+from bev_nuscenes.command_line import progress
+
 from ..manifest import Manifest
 from ..signature import TensorSpec
 from .layers import Layer, LeftOut, layers_of
 from .options import QuantizeOptions
 from .ranges import Histogram, measure_activations
-from .running import progress
 
 __all__ = ["Calibrated", "calibrated"]
 

@@ -1,19 +1,17 @@
-"""Running graphs that were never written to a file, and showing how far it went."""
+"""Running graphs that were never written to a file."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnxruntime
 from torch import Tensor
-from tqdm import tqdm
 
-from ..session import LEFT_OUT_OF_INT8
+from ..session import LEFT_OUT_OF_INT8, session_options
 
-__all__ = ["Runner", "progress"]
+__all__ = ["Runner"]
 
 
 class Runner:
@@ -30,16 +28,10 @@ class Runner:
         tapped.CopyFrom(model)
         more = set(fetched) - {output.name for output in model.graph.output}
         tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(more))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
-            # Its rewriting of half-precision int8 graphs is wrong by up to a quarter on CPUs.
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
         self._session = onnxruntime.InferenceSession(
             tapped.SerializeToString(),
-            options,
+            session_options(threads, int8_in_half_precision=half),
             providers=["CPUExecutionProvider"],
             disabled_optimizers=LEFT_OUT_OF_INT8,
         )
@@ -48,8 +40,3 @@ class Runner:
         """Run the graph as far as these tensors need it."""
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         return dict(zip(fetched, self._session.run(list(fetched), arrays), strict=True))
-
-
-def progress(total: int | None, title: str, unit: str) -> tqdm:
-    """A bar with the time left; a line every half minute where there is no terminal."""
-    return tqdm(total=total, desc=title, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)

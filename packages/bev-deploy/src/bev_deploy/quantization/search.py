@@ -17,9 +17,11 @@ import numpy as np
 import onnx
 from torch import Tensor
 
+from bev_nuscenes.command_line import progress
+
 from .graph import REACHES, SWITCHES, switchable_model
 from .layers import Layer
-from .running import Runner, progress
+from .running import Runner
 
 __all__ = ["Sensitivity", "chosen_layers", "relative_errors", "sensitivity"]
 
