@@ -19,6 +19,7 @@ from gpu_baselines.report import Row, markdown, report_name
 
 SECTIONS = {
     "pool": pool_rows.pool,
+    "lift": pool_rows.lift,
     "backward": pool_rows.backward,
     "plan": pool_rows.plan,
     "stereo": stereo_rows.stereo,

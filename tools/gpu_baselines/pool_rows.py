@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bev_lss import DepthBins
-from bev_ops import BevGrid, PoolPlan, bev_pool, reference
+from bev_ops import BevGrid, PoolPlan, bev_pool, depth_softmax, reference
 
 from . import pooling
 from .measure import Clock, copy_bandwidth
@@ -66,6 +66,14 @@ def pool(clock: Clock) -> Iterator[Row]:
         yield _one_plan(replace(case, batch=8), torch.float16, clock)
 
 
+def lift(clock: Clock) -> Iterator[Row]:
+    """Softmax over depth and pooling, from what a convolution leaves: logits and context side by side."""
+    for case in (*CASES[:4], CASES[-1]):
+        for dtype in (torch.float16, torch.float32):
+            for memory_format in (torch.channels_last, torch.contiguous_format):
+                yield _lift(case, dtype, memory_format, clock)
+
+
 def backward(clock: Clock) -> Iterator[Row]:
     """Backward, as training runs it: the published sort is part of every step."""
     for case in CASES[:4]:
@@ -117,6 +125,36 @@ def _forward(case: Case, dtype: torch.dtype, clock: Clock, bandwidth: float) -> 
     if dtype != torch.float16:
         targets = {}
     return Row("pool", f"{case.name}, C={case.channels}, {str(dtype)[6:]}", ours, times, correct, note, targets)
+
+
+def _lift(case: Case, dtype: torch.dtype, memory_format: torch.memory_format, clock: Clock) -> Row:
+    """In float32 from any type, as the models do it."""
+    points = case.points()
+    intervals, plan = pooling.sorted_intervals(points, case.grid), PoolPlan.from_points(points, case.grid)
+    height, width = (size // case.stride for size in case.input_size)
+    images = 6 * case.batch
+    generator = torch.Generator("cuda").manual_seed(0)
+    both = torch.randn(images, case.bins.count + case.channels, height, width, generator=generator, device="cuda")
+    logits, context = both.to(dtype, memory_format=memory_format).split([case.bins.count, case.channels], dim=1)
+
+    def lifted(softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        return tuple(t.unflatten(0, (case.batch, 6)) for t in (softmax(logits), context.float()))
+
+    def plain(logits: Tensor) -> Tensor:
+        return logits.float().softmax(1)
+
+    ways = {
+        "ours": lambda: bev_pool(*lifted(depth_softmax), plan),
+        "PyTorch's softmax, our pooling": lambda: bev_pool(*lifted(plain), plan),
+        "PyTorch's softmax, BEVPoolv2": lambda: pooling.pool_published(*lifted(plain), intervals, case.grid),
+        "our softmax alone": lambda: depth_softmax(logits),
+        "PyTorch's softmax alone": lambda: plain(logits).contiguous(),
+    }
+    close = float((depth_softmax(logits).double() - logits.double().softmax(1)).abs().max()) <= 1e-6
+    times = clock.in_graphs(ways)
+    order = "channels-last" if memory_format == torch.channels_last else "NCHW"
+    name = f"{case.name}, C={case.channels}, {str(dtype)[6:]}, {order}"
+    return Row("lift", name, times.pop("ours"), times, close and _pool_correct(*lifted(depth_softmax), plan))
 
 
 def _one_plan(case: Case, dtype: torch.dtype, clock: Clock) -> Row:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bev_ops import BevGrid, PoolPlan, bev_pool
+from bev_ops import BevGrid, PoolPlan, bev_pool, depth_softmax
 
 from .cameras import FrameCameras, camera_parameters
 from .depth_net import PlainDepthNet
@@ -107,7 +107,7 @@ class LiftSplat(nn.Module):
             camera_params = camera_parameters(cameras)
         logits, context = self.depth_net(*_per_image(features, camera_params, cost_volume))
         # Softmax and pooling stay in float32 under autocast: half-precision depths lose far, faint bins.
-        depth = logits.float().softmax(dim=1).view(batch, num_cameras, -1, height, width)
+        depth = depth_softmax(logits).view(batch, num_cameras, -1, height, width)
         context = context.float().view(batch, num_cameras, self.channels, height, width)
         pooled = bev_pool(depth, context, plan, channels_last=self.channels_last)
         return LiftSplatOutput(pooled if self.voxels else stack_height(pooled), depth)

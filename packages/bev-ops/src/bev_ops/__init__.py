@@ -8,6 +8,7 @@ from .overlap import iou_rotated
 from .peaks import draw_peaks
 from .plan import PoolPlan
 from .pool import bev_pool
+from .softmax import depth_softmax
 from .sweep import SweepViews, matching_cost, matching_probability
 from .warp import warp_affine
 
@@ -19,6 +20,7 @@ __all__ = [
     "SweepViews",
     "best_of_rows",
     "bev_pool",
+    "depth_softmax",
     "draw_peaks",
     "iou_rotated",
     "kernel_status",
