@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "bev_nuscenes": set(),
     "bev_zoo": {"bev_ops", "bev_backbones", "bev_lss", "bev_temporal", "bev_heads", "bev_nuscenes"},
     "bev_deploy": {"bev_ops", "bev_lss", "bev_temporal", "bev_heads", "bev_nuscenes", "bev_zoo"},
+    "bev_doctor": {"bev_ops", "bev_nuscenes", "bev_zoo"},  # lives beside bev_zoo, and imports when it looks
 }
 APPS = ("bev_train", "bev_eval", "bev_vis", "bev_bench")
 MEMBERS = {path.parent.name: path.parent for path in ROOT.glob("*/*/src/*/__init__.py")}
