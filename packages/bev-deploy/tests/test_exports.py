@@ -37,7 +37,7 @@ def test_a_whole_sequence(exported: Exports, name: str) -> None:
     case = exported(name, SMALL, raw=True)
     found = agreement(case.model, case.load(), *sequence(case))
     assert found.raw < RAW_ERROR
-    assert found.boxes is None or found.boxes > 0.98
+    assert found.boxes is None or found.boxes > 0.999
     assert found.voxels is None or found.voxels > 0.999
 
 
@@ -47,7 +47,7 @@ def test_a_whole_sequence_of_a_published_system(exported: Exports, name: str) ->
     case = exported(name, REDUCED, raw=True)
     found = agreement(case.model, case.load(), *sequence(case))
     assert found.raw < RAW_ERROR
-    assert found.boxes is None or found.boxes > 0.98
+    assert found.boxes is None or found.boxes > 0.999
     assert found.voxels is None or found.voxels > 0.999
 
 
@@ -61,7 +61,7 @@ def test_a_drive_of_twenty_frames(exported: Exports, name: str) -> None:
 def test_decoded_boxes(exported: Exports, name: str) -> None:
     case = exported(name, SMALL)
     assert len(case.model.predict(*sequence(case))[0]) > 100
-    assert agreement(case.model, case.load(), *sequence(case)).boxes > 0.98  # scores that tie may change places
+    assert agreement(case.model, case.load(), *sequence(case)).boxes > 0.99  # scores that tie at the end of the list
 
 
 @pytest.mark.parametrize("align", ["during", "after"])

@@ -381,7 +381,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
 
 def open_split(data: DataOptions, split: str, case: Any, **changes: Any) -> NuscenesDataset:
     recipe = case.model.recipe
-    options = {"input_size": recipe.input_size, "frames": recipe.frames, "fast_images": True, **changes}
+    options = {"input_size": recipe.input_size, "frames": recipe.frames, "images": "fast", **changes}
     return NuscenesDataset(open_index(data), split, image_augmentation=recipe.image_augmentation, **options)
 
 

@@ -6,12 +6,12 @@ Letters: B samples, T frames, N cameras.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from bev_heads import Detections
+from bev_heads import BoxCandidates, Detections, best_candidates
 from bev_lss import CameraRig
 from bev_zoo import Detector, nuscenes_rig
 
@@ -30,7 +30,9 @@ class Agreement:
 
     Attributes:
         raw: greatest difference of a raw output, in standard deviations of that output; None without raw outputs.
-        boxes: share of boxes of which every number agrees within 1e-2 (labels exactly); None for occupancy.
+        boxes: share of the best candidates, before suppression, that are found again with every number within 1e-2
+            (labels exactly); None for occupancy. Suppression is not compared: where scores or overlaps tie, rounding
+            decides which of two neighbours stays.
         voxels: share of voxels of the same class; None for detection.
     """
 
@@ -91,10 +93,10 @@ def _compared(
     model: Detector, exported: DeployedDetector, wanted: Sequence | Tensor, outputs: dict[str, Tensor]
 ) -> Agreement:
     raw = _raw_error(exported.raw(outputs), wanted) if exported.manifest.raw else None
-    pairs = list(zip(exported.decoded(outputs), model.head.decode(wanted), strict=True))
     if model.recipe.task == "occupancy":
+        pairs = zip(exported.decoded(outputs), model.head.decode(wanted), strict=True)
         return Agreement(raw, None, min(float((a == b).float().mean()) for a, b in pairs))
-    return Agreement(raw, min(_same_boxes(a, b) for a, b in pairs), None)
+    return Agreement(raw, _same_candidates(model, exported, wanted, outputs), None)
 
 
 def _raw_error(got: Sequence | Tensor, wanted: Sequence | Tensor) -> float:
@@ -106,13 +108,30 @@ def _planes(outputs: Sequence | Tensor) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else [plane for task in outputs for plane in task]
 
 
-def _same_boxes(got: Detections, wanted: Detections) -> float:
-    """Share of the wanted boxes that were found, one to one by nearest; order may differ where scores tie."""
-    if len(wanted) == 0 or len(got) == 0:
-        return float(len(wanted) == len(got))
+def _same_candidates(
+    model: Detector, exported: DeployedDetector, wanted: Sequence, outputs: dict[str, Tensor]
+) -> float:
+    """Share of the model's candidates that are among those of the export; in the worst task of all samples."""
+    head = model.head
+    theirs = best_candidates(wanted, head.grid, head.decode_options, log_dimensions=head.log_dimensions)
+    if exported.manifest.raw:  # twice as many, so that ties at the end of the list find each other
+        more = replace(head.decode_options, max_candidates=2 * head.decode_options.max_candidates)
+        ours = best_candidates(exported.raw(outputs), head.grid, more, log_dimensions=head.log_dimensions)
+    else:
+        ours = BoxCandidates(outputs["boxes"], outputs["scores"], outputs["labels"].long())
+    return min(_found(*pair) for pair in zip(_by_task(ours), _by_task(theirs), strict=True))
+
+
+def _by_task(candidates: BoxCandidates) -> list[Detections]:
+    """Of every sample, task by task."""
+    return [Detections(*parts) for parts in zip(*(part.flatten(0, 1) for part in candidates), strict=True)]
+
+
+def _found(got: Detections, wanted: Detections) -> float:
+    """Share of the wanted boxes of which one of the others is a copy."""
     difference = (wanted.boxes[:, None] - got.boxes[None]).abs()
     difference[..., 6] = torch.remainder(difference[..., 6] + torch.pi, 2 * torch.pi).sub(torch.pi).abs()
     other = (wanted.labels[:, None] != got.labels[None]).float() + (wanted.scores[:, None] - got.scores[None]).abs()
     # Beyond 1 relative to their size: boxes of weights that were drawn are as long as they please.
     worst = (difference / wanted.boxes.abs().clamp(min=1)[:, None]).amax(-1) + other
-    return float((worst.amin(1) < _CLOSE).float().mean()) * min(1.0, len(wanted) / len(got))
+    return float((worst.amin(1) < _CLOSE).float().mean())

@@ -156,7 +156,7 @@ def _predictions(
     """Every sample of a split, and what each model finds in it."""
     with progress(len(dataset), f"predicting {dataset.split} with both", "frame") as bar:
         for place in range(len(dataset)):
-            batch = collate([dataset[place]])
+            batch = collate([dataset[place]]).to("cpu")
             rig = CameraRig(**batch.cameras)
             yield batch, [model.predict(batch.images, rig)[0] for model in models]
             bar.update()

@@ -50,7 +50,7 @@ def calibration_inputs(
     model = DeployedDetector(manifest, session)
     places = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for place in np.random.default_rng(seed).permutation(places):
-        batch = collate([dataset[int(place)]])
+        batch = collate([dataset[int(place)]]).to("cpu")
         model.outputs(batch.images, CameraRig(**batch.cameras))
         yield session.inputs
 
