@@ -18,7 +18,7 @@ from bev_zoo import Detector, nuscenes_rig
 from .detector import DeployedDetector
 from .verify import deviations
 
-__all__ = ["Agreement", "agreement", "agreement_of_streams", "draw_statistics", "drive"]
+__all__ = ["Agreement", "agreement", "agreement_of_streams", "compared", "draw_statistics", "drive"]
 
 _CLOSE = 1e-2  # metres, radians, metres per second
 _STEP_S = 0.5
@@ -55,7 +55,7 @@ def agreement(model: Detector, exported: DeployedDetector, images: Tensor, rig: 
     """Run both on whole sequences; arguments as for :meth:`bev_zoo.Detector.predict`."""
     with torch.no_grad():
         wanted = model(images, rig)
-    return _compared(model, exported, wanted, exported.outputs(images, rig))
+    return compared(model, exported, wanted, exported.outputs(images, rig))
 
 
 def agreement_of_streams(model: Detector, exported: DeployedDetector, frames: int, *, seed: int = 0) -> Agreement:
@@ -65,7 +65,7 @@ def agreement_of_streams(model: Detector, exported: DeployedDetector, frames: in
     for now, (images, rig) in enumerate(drive(model, frames, seed=seed)):
         raw = wanted.raw(images, rig, timestamp=now * _STEP_S)
         outputs = got.outputs(images, rig, timestamp=now * _STEP_S)
-        worst = worst.worse(_compared(model, exported, raw, outputs))
+        worst = worst.worse(compared(model, exported, raw, outputs))
     return worst
 
 
@@ -89,9 +89,10 @@ def draw_statistics(model: Detector, seed: int = 0) -> None:
         nn.init.zeros_(task.heatmap[-1].bias)
 
 
-def _compared(
+def compared(
     model: Detector, exported: DeployedDetector, wanted: Sequence | Tensor, outputs: dict[str, Tensor]
 ) -> Agreement:
+    """What a model gave, and the named outputs of its export for the same inputs."""
     raw = _raw_error(exported.raw(outputs), wanted) if exported.manifest.raw else None
     if model.recipe.task == "occupancy":
         pairs = zip(exported.decoded(outputs), model.head.decode(wanted), strict=True)
