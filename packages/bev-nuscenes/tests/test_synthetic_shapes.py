@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bev_nuscenes.synthetic.actors import CATEGORIES, MEAN_SIZES, Candidate, make_actor
 from bev_nuscenes.synthetic.calibration import euler_to_rotation, make_calibration, rotation_to_quaternion
-from bev_nuscenes.synthetic.layout import CATEGORIES, MEAN_SIZES, _Candidate, _make_actor, make_scene
+from bev_nuscenes.synthetic.layout import make_scene
 from bev_nuscenes.synthetic.mesh import BOX_MARGIN
 from bev_nuscenes.synthetic.raster import count_footprints, coverage, facing, inverse_depth_planes, make_spans, resolve
 from bev_nuscenes.synthetic.road import Road
@@ -57,7 +58,7 @@ def test_shapes_fill_their_boxes_with_flat_faces(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     attribute = "cycle.with_rider" if seed % 2 and kind in ("bicycle", "motorcycle") else None
     width, length, height = size = tuple(np.array(MEAN_SIZES[kind]) * rng.uniform(0.9, 1.1, 3))
-    mesh = _make_actor(_Candidate(kind, None, attribute), size, rng).mesh
+    mesh = make_actor(Candidate(kind, None, attribute), size, rng).mesh
     half = np.array([length / 2 - BOX_MARGIN, width / 2 - BOX_MARGIN])
     np.testing.assert_allclose(mesh.corners.min(axis=(0, 1)), [*-half, 0.0], atol=1e-9)
     np.testing.assert_allclose(mesh.corners.max(axis=(0, 1)), [*half, height - BOX_MARGIN], atol=1e-9)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .calibration import IMAGE_SIZE, SensorCalibration, invert_transform
 from .geometry import FaceSet, SceneGeometry
+from .lamps import lamp_glow, make_lamp_light
+from .mesh import Mesh
 from .raster import count_footprints, coverage, facing, inverse_depth_planes, make_spans, resolve
 from .shading import FacePaint, GroundTable, Lighting, View, ground_inverse_depth, shade
 
@@ -40,8 +42,10 @@ def take_picture(
     spans = make_spans(faces.corners, faces.normals, camera.intrinsics, IMAGE_SIZE)
     planes = inverse_depth_planes(faces.corners, faces.normals, camera.intrinsics)
     seen = resolve(spans, planes, IMAGE_SIZE)
-    paint = FacePaint(faces, geometry.mesh, camera_to_global, camera.intrinsics, lighting, planes)
-    view = View(camera.intrinsics, camera_to_global, IMAGE_SIZE, geometry.scene.road, lighting, ground)
+    lamps = make_lamp_light(geometry, ego_to_global, time, lighting.lamps) if lighting.lamps else None
+    mesh = _painted_mesh(geometry, lighting, time)
+    paint = FacePaint(faces, mesh, camera_to_global, camera.intrinsics, lighting, planes, lamps)
+    view = View(camera.intrinsics, camera_to_global, IMAGE_SIZE, geometry.scene.road, lighting, ground, lamps)
     image = shade(view, seen, paint, _shadow(geometry, camera_to_global, camera.intrinsics, time, lighting))
     shape = IMAGE_SIZE[::-1]
     objects = np.append(faces.owners, -1).astype(np.int32)[seen.face].reshape(shape)
@@ -61,6 +65,22 @@ def _visible_faces(geometry: SceneGeometry, camera_to_global: np.ndarray, time: 
     ahead = offset @ camera_to_global[:2, 2] > -geometry.radii
     faces = geometry.faces_in(invert_transform(camera_to_global), time, ahead & (np.hypot(*offset.T) < SIGHT))
     return faces.select(facing(faces.corners, faces.normals, geometry.mesh.two_sided[faces.faces]))
+
+
+def _painted_mesh(geometry: SceneGeometry, lighting: Lighting, time: float) -> Mesh:
+    """The scene's faces with the lamps that are lit at this time."""
+    mesh = geometry.mesh
+    if lighting.lamps:
+        mesh = replace(mesh, glow=lamp_glow(geometry, mesh.glow))
+    if len(geometry.signals):
+        colors, glow = mesh.colors.copy(), mesh.glow.copy()
+        for first, signal in geometry.signals:
+            lit = first + signal.lamp(time)
+            dark = np.setdiff1d(np.arange(first, first + 3), lit)
+            colors[dark] *= 0.15
+            glow[lit] = 1.0
+        mesh = replace(mesh, colors=colors, glow=glow)
+    return mesh
 
 
 def _shadow(

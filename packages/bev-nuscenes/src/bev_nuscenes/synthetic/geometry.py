@@ -45,6 +45,10 @@ class SceneGeometry:
         self.num_objects = len(meshes)
         self.mesh: Mesh = join_meshes(meshes)
         self.owners = np.repeat(np.arange(len(meshes)), [len(mesh) for mesh in meshes])
+        last = np.cumsum([len(mesh) for mesh in meshes])[self.num_actors :]
+        self.signals = [  # first of the three lamps, and when which of them is lit
+            (int(end) - 3, prop.signal) for end, prop in zip(last, scene.props, strict=True) if prop.signal
+        ]
         self.radii = np.array([np.linalg.norm(mesh.corners, axis=-1).max() for mesh in meshes])
 
     def poses(self, time: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .calibration import invert_transform
 from .geometry import FaceSet, SceneGeometry
+from .weather import Weather
 
 RINGS = 32
 LOWEST, HIGHEST = np.radians(-30.67), np.radians(10.67)  # elevation of the outer rings
@@ -30,11 +31,17 @@ class Sweep:
     """N returns in firing order."""
 
     points: np.ndarray  # (N, 5) float32: x, y, z in the LiDAR frame (metres), intensity 0 to 255, ring
-    owners: np.ndarray  # (N,) object that was hit (actors first, then props), -1 for the ground
+    owners: np.ndarray  # (N,) object that was hit (actors first, then props), -1 for the ground and drops in the air
 
 
-def cast_sweep(geometry: SceneGeometry, lidar_to_global: np.ndarray, time: float, rng: np.random.Generator) -> Sweep:
-    """All returns at one instant, `time` seconds after the first key frame."""
+def cast_sweep(
+    geometry: SceneGeometry,
+    lidar_to_global: np.ndarray,
+    time: float,
+    rng: np.random.Generator,
+    weather: Weather | None = None,
+) -> Sweep:
+    """All returns at one instant, `time` seconds after the first key frame; clear weather by default."""
     rays = ray_directions()
     offset = geometry.poses(time)[:, :2] - lidar_to_global[:2, 3]
     near = np.hypot(*offset.T) < FARTHEST + geometry.radii
@@ -50,6 +57,13 @@ def cast_sweep(geometry: SceneGeometry, lidar_to_global: np.ndarray, time: float
     intensity = np.clip(rng.gamma(2.0, 0.5, len(rays)) * 60.0 * brightness, 0.0, 255.0).round()
     measured = distance + rng.normal(0.0, RANGE_NOISE, len(rays))
     kept = (distance < FARTHEST) & (distance > NEAREST) & (rng.random(len(rays)) > DROPOUT)
+    if weather is not None and weather.lidar_loss:
+        kept &= rng.random(len(rays)) < np.exp(-weather.lidar_loss * np.minimum(distance, FARTHEST))
+        drop = NEAREST + rng.exponential(weather.backscatter_reach, len(rays))
+        scattered = (drop < distance) & (rng.random(len(rays)) < weather.backscatter)
+        measured, owner = np.where(scattered, drop, measured), np.where(scattered, -1, owner)
+        intensity = np.where(scattered, np.minimum(intensity, 3.0), intensity)
+        kept |= scattered
     points = np.column_stack([rays * np.where(kept, measured, 0.0)[:, None], intensity, np.arange(len(rays)) % RINGS])
     return Sweep(points[kept].astype(np.float32), owner[kept])
 

@@ -18,7 +18,7 @@ from ..occupancy import OCCUPANCY_CELL as CELL
 from ..occupancy import OCCUPANCY_SHAPE as SHAPE
 from .calibration import IMAGE_SIZE, SensorCalibration, invert_transform
 from .geometry import SceneGeometry
-from .road import Surface, surface_at
+from .road import Surface
 
 LOWER = np.array(OCCUPANCY_LOWER)
 LABELS = {name: label for label, name in enumerate(OCCUPANCY_CLASSES)}
@@ -82,15 +82,15 @@ def _label_cells(geometry: SceneGeometry, ego_to_global: np.ndarray, time: float
     semantics = np.full(SHAPE, FREE, dtype=np.uint8)
     ahead, left = np.moveaxis(cell_centers()[:, :, 0, :2], -1, 0)
     x, y = (row[0] * ahead + row[1] * left + row[3] for row in ego_to_global[:2])
-    _, d = geometry.scene.road.to_road(x, y)
+    surface = geometry.scene.road.surface(x, y)
     height = -(ego_to_global[2, 0] * ahead + ego_to_global[2, 1] * left + ego_to_global[2, 3]) / ego_to_global[2, 2]
     layer = np.floor((height - LOWER[2]) / CELL).astype(np.int64)
-    ground = np.array([_GROUND_LABELS[kind] for kind in Surface], dtype=np.uint8)[surface_at(d)]
+    ground = np.array([_GROUND_LABELS[kind] for kind in Surface], dtype=np.uint8)[surface]
     column = np.indices(layer.shape)
     semantics[column[0], column[1], layer.clip(0, SHAPE[2] - 1)] = ground
     lowest, highest = _column_extents(geometry, ego_to_global, time)
     level = np.arange(SHAPE[2])
-    for label in (LABELS["manmade"], LABELS["vegetation"], *range(1, 11)):
+    for label in (LABELS["manmade"], LABELS["vegetation"], *range(11)):
         x, y = np.nonzero(highest[label] >= 0)
         filled = (level >= lowest[label, x, y, None]) & (level <= highest[label, x, y, None])
         semantics[x, y] = np.where(filled, np.uint8(label), semantics[x, y])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from .calibration import LIDAR, euler_to_rotation
 from .camera import Picture, take_picture
+from .develop import develop
 from .geometry import SceneGeometry
 from .lidar import Sweep, cast_sweep
 from .occupancy import CameraDepth, make_occupancy
@@ -38,7 +39,7 @@ def record_frame(root: Path, options: WorldOptions, scene_name: str, frame: int)
             cast.points.tofile(root / shot.filename)
             sweep = (shot, cast) if shot.is_key_frame else sweep
         else:
-            picture = shoot_camera(record, geometry, shot)
+            picture = shoot_camera(record, geometry, shot, options)
             Image.fromarray(picture.image).save(root / shot.filename, quality=JPEG_QUALITY)
             if shot.is_key_frame:
                 pictures.append((shot, picture))
@@ -53,17 +54,22 @@ def record_frame(root: Path, options: WorldOptions, scene_name: str, frame: int)
     )
 
 
-def shoot_camera(record: SceneRecord, geometry: SceneGeometry, shot: Shot) -> Picture:
-    """Render one image."""
+def shoot_camera(
+    record: SceneRecord, geometry: SceneGeometry, shot: Shot, options: WorldOptions | None = None
+) -> Picture:
+    """Render one image; with `options`, what weather and sensor do to it is added."""
     camera, time = record.calibration[shot.channel], record.seconds(shot.timestamp)
-    return take_picture(geometry, camera, shot.ego_to_global, time, record.lighting, record.ground)
+    picture = take_picture(geometry, camera, shot.ego_to_global, time, record.lighting, record.ground)
+    if options is None or (record.weather.name == "clear" and options.sensor_noise == 0):
+        return picture
+    return replace(picture, image=develop(picture, record, shot, options))
 
 
 def shoot_lidar(record: SceneRecord, geometry: SceneGeometry, shot: Shot, seed: int) -> Sweep:
     """Cast one sweep."""
     rng = np.random.default_rng([seed, 4, shot.timestamp])
     lidar_to_global = shot.ego_to_global @ record.calibration[LIDAR].sensor_to_ego
-    return cast_sweep(geometry, lidar_to_global, record.seconds(shot.timestamp), rng)
+    return cast_sweep(geometry, lidar_to_global, record.seconds(shot.timestamp), rng, record.weather)
 
 
 def count_actor_points(record: SceneRecord, shot: Shot, sweep: Sweep) -> np.ndarray:

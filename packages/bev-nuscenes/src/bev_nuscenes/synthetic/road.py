@@ -1,4 +1,4 @@
-"""The road all scenes happen on: an arc of constant curvature with a fixed cross-section.
+"""The road all scenes happen on: an arc of constant curvature with a fixed cross-section, crossed by another or not.
 
 Road coordinates are (s, d): s metres along the centre line, d metres to its left. Traffic keeps right, so the ego
 car and its lanes have negative d.
@@ -20,6 +20,8 @@ PARKING_CENTER = 9.95
 PARKING_EDGE = 11.2
 SIDEWALK_EDGE = 15.2
 VERGE_EDGE = 18.0  # buildings begin behind it
+STOP_LINE = 16.6  # metres of a stop line's middle, and
+ZEBRA = 13.3  # metres of a zebra crossing's, from the middle of a junction
 BAY_LENGTH = 6.5  # distance of the parking bays' marks along the road
 
 
@@ -29,6 +31,23 @@ class Surface(IntEnum):
     DRIVEABLE = 0
     SIDEWALK = 1
     TERRAIN = 2
+
+
+class Part(IntEnum):
+    """Which road a piece of ground belongs to."""
+
+    MAIN = 0
+    BRANCH = 1
+    JUNCTION = 2
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A road across the main one or away from it; its s is 0 where the two centre lines meet."""
+
+    road: Road
+    junction: float  # s of the main road where they meet
+    side: int = 0  # 1: only to the left of the main road, -1: only to its right, 0: on both sides
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class Road:
     heading: float
     curvature: float
     crossings: tuple[float, ...] = ()  # s of the zebra crossings' middles
+    branch: Branch | None = None
 
     def to_global(self, s: ArrayLike, d: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Global x, y (metres) and road heading (radians) of road coordinates; shapes broadcast."""
@@ -62,6 +82,26 @@ class Road:
         along = side * (to_point_x * cos_h + to_point_y * sin_h)
         across = side * (to_point_x * sin_h - to_point_y * cos_h)
         return np.arctan2(along, across) / self.curvature, d
+
+    def surface(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """`Surface` value (uint8) of the ground at global points."""
+        return surface_at(self.locate(x, y)[1])
+
+    def locate(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Road coordinates (s, d) of global points on the nearer of the two roads, and which `Part` they are on.
+
+        The parts are None where there is but one road.
+        """
+        s, d = self.to_road(x, y)
+        if self.branch is None:
+            return s, d, None
+        across_s, across_d = self.branch.road.to_road(x, y)
+        exists = np.full(d.shape, True) if self.branch.side == 0 else self.branch.side * d > 0.0
+        on_branch = exists & (np.abs(across_d) < np.abs(d))
+        junction = exists & (np.maximum(np.abs(d), np.abs(across_d)) < PARKING_EDGE)
+        part = np.where(on_branch, np.uint8(Part.BRANCH), np.uint8(Part.MAIN))
+        part[junction] = Part.JUNCTION
+        return np.where(on_branch, across_s, s), np.where(on_branch, across_d, d), part
 
     @property
     def center(self) -> tuple[float, float]:

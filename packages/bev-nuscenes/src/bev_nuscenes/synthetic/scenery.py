@@ -102,13 +102,14 @@ def make_bush(radius: float, rng: np.random.Generator) -> Mesh:
     return build.build()
 
 
-def make_lamp_post() -> Mesh:
+def make_lamp_post(*, lit: bool = False) -> Mesh:
     """A street lamp of 7 m whose arm reaches along +x."""
     steel = Paint((0.42, 0.44, 0.45))
+    lamp = Paint((1.0, 0.93, 0.75), glow=1.0) if lit else Paint((0.85, 0.85, 0.8))
     build = MeshBuilder()
     build.beam((0.0, 0.0, 0.0), (0.0, 0.0, 7.0), 0.16, 0.16, steel)
     build.beam((0.0, 0.0, 6.9), (1.8, 0.0, 7.1), 0.09, 0.09, steel)
-    build.box((1.2, -0.13, 6.98), (1.9, 0.13, 7.1), Paint((0.85, 0.85, 0.8)))
+    build.box((1.2, -0.13, 6.98), (1.9, 0.13, 7.1), lamp)
     return build.build()
 
 
@@ -121,6 +122,19 @@ def make_sign(rng: np.random.Generator) -> Mesh:
     rim = _pick(((0.8, 0.08, 0.08), (0.1, 0.25, 0.65), (0.9, 0.75, 0.1)), rng)
     build.panel(disc, Paint(rim))
     build.panel(disc * (1.0, 0.65, 0.65) + (0.012, 0.0, 2.6 * 0.35), Paint((0.93, 0.93, 0.93)))
+    return build.build()
+
+
+def make_traffic_light() -> Mesh:
+    """A traffic light on a pole, facing +x; the last three faces are its lamps, red, amber and green."""
+    black = Paint((0.07, 0.08, 0.08))
+    build = MeshBuilder()
+    build.beam((0.0, 0.0, 0.0), (0.0, 0.0, 3.6), 0.12, 0.12, Paint((0.45, 0.46, 0.47)))
+    build.box((-0.1, -0.17, 2.55), (0.12, 0.17, 3.55), black)
+    angles = np.arange(8) * (np.pi / 4) + np.pi / 8
+    for height, color in ((3.36, (1.0, 0.08, 0.05)), (3.05, (1.0, 0.72, 0.08)), (2.74, (0.15, 1.0, 0.45))):
+        disc = np.column_stack([np.full(8, 0.13), 0.12 * np.cos(angles), height + 0.12 * np.sin(angles)])
+        build.panel(disc, Paint(color))
     return build.build()
 
 

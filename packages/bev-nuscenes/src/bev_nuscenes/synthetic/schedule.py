@@ -17,8 +17,10 @@ from .calibration import (
     make_transform,
     trigger_times,
 )
+from .intersection import make_crossing_scene
 from .layout import Scene, make_scene
 from .shading import GroundTable, Lighting, make_ground_table, make_lighting
+from .weather import MIXED, WEATHERS, Weather, draw_weather, light_up
 
 MINI_TRAIN = (
     "scene-0061",
@@ -44,7 +46,11 @@ class WorldOptions:
     seed: int = 0
     sweeps: int = 1  # LiDAR sweeps between two key frames
     camera_sweeps: int = 0  # images per camera between two key frames
-    density: float = 1.0  # part of the optional actors that are placed
+    density: float = 1.0  # part of the optional actors that are placed; above 1 there are more, close together
+    weather: str = "clear"  # a name of `weather.WEATHERS`, or "mixed"
+    variety: float = 0.0  # part of the actors that have other than the plain shapes
+    intersections: bool = False  # every scene at a junction of two roads
+    sensor_noise: float = 0.0  # 0 perfect cameras … 1 as noisy as real ones
 
     def __post_init__(self) -> None:
         most = len(MINI_TRAIN) + len(MINI_VAL)
@@ -53,7 +59,11 @@ class WorldOptions:
         _check("sweeps", self.sweeps, 0, 9, "the LiDAR turns 20 times a second")
         _check("camera_sweeps", self.camera_sweeps, 0, 5, "the cameras record 12 images a second")
         _check("seed", self.seed, 0, 2**32 - 1, "it seeds a random generator")
-        _check("density", self.density, 0.0, 1.0, "it is a part of the actors")
+        _check("density", self.density, 0.0, 3.0, "it multiplies the actors, and the street is full at 3")
+        _check("variety", self.variety, 0.0, 1.0, "it is a part of the actors")
+        _check("sensor_noise", self.sensor_noise, 0.0, 1.0, "1 is as noisy as a real camera")
+        if self.weather not in (*WEATHERS, MIXED):
+            raise ValueError(f"weather must be one of {', '.join((*WEATHERS, MIXED))}, not {self.weather!r}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ class SceneRecord:
     ground: GroundTable
     first_time: int  # LiDAR time stamp of the first key frame, microseconds
     shots: tuple[Shot, ...]  # by time stamp, then channel
+    weather: Weather
 
     def seconds(self, timestamp: int) -> float:
         """Time since the first key frame."""
@@ -103,7 +114,10 @@ def make_record(options: WorldOptions, name: str) -> SceneRecord:
     """The scene of this name; it depends on the seed, the length and the name, not on which other scenes there are."""
     index = (MINI_TRAIN + MINI_VAL).index(name)
     layout_rng, look_rng, car_rng = (np.random.default_rng([options.seed, index, stream]) for stream in range(3))
-    scene = make_scene(layout_rng, 1e-6 * KEY_INTERVAL_US * (options.samples_per_scene - 1), options.density)
+    weather = draw_weather(options.weather, options.seed, index)
+    duration = 1e-6 * KEY_INTERVAL_US * (options.samples_per_scene - 1)
+    make = make_crossing_scene if options.intersections else make_scene
+    scene = make(layout_rng, duration, options.density, variety=options.variety, dark=weather.dark)
     first_time = _FIRST_TIME_US + index * 1_000_000_000
     logfile = f"synthetic-{options.seed}-{name[-4:]}"
     shots = _make_shots(options, scene, index, first_time, logfile)
@@ -112,10 +126,11 @@ def make_record(options: WorldOptions, name: str) -> SceneRecord:
         logfile,
         scene,
         make_calibration(car_rng),
-        make_lighting(look_rng),
+        light_up(weather, make_lighting(look_rng), np.random.default_rng([options.seed, index, 4])),
         make_ground_table(look_rng),
         first_time,
         tuple(shots),
+        weather,
     )
 
 

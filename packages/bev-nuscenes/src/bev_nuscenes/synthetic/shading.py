@@ -9,14 +9,17 @@ import numpy as np
 
 from . import road as cross_section
 from .geometry import FaceSet
+from .lamps import WINDOW_LIGHT, LampLight, is_window, window_is_lit
 from .mesh import Mesh
 from .raster import Visibility, pixel_plane
-from .road import BAY_LENGTH, Road
+from .road import BAY_LENGTH, Part, Road
 from .textures import LEVELS, LIGHT_UNIT, TILE, Atlas, Texture, make_atlas
 
 ROWS_PER_CHUNK = 48  # 48 x 1600 pixels of float32 stay in the second-level cache
 HAZE_LENGTH = 420.0  # metres after which 1/e of an object's own colour is left
 SHADOW = 0.5  # brightness of the ground in an object's shadow
+WET_DARKENING = 0.5  # part of the light that wholly wet ground swallows
+LAMPLIGHT_ON_WALLS = 0.8  # part of the light before a wall that it gets at its foot
 GROUND_PERIOD = 4.0  # metres per repetition of the ground's texture
 _SHIFT = 512.0  # whole repeats added to texture coordinates, which so stay positive
 _Channels = Iterator[np.ndarray]  # red, green, blue in [0, 255], float32, one value per pixel
@@ -24,7 +27,8 @@ _MIP_LOG = int(np.log2(TILE))
 
 _CELL = 0.05  # metres per entry of the ground's cross-section table
 _REACH = 40.0  # |d| the table ends at
-_PLAIN, _DASH, _ZEBRA, _BAY, _DASH_BAY, _FAR = range(6)  # variants of the cross-section along s
+_PLAIN, _DASH, _ZEBRA, _BAY, _DASH_BAY, _FAR, _BARE, _STOP_RIGHT, _STOP_LEFT = range(9)  # cross-sections along s
+_VARIANTS = 9
 _BLURS = 6
 
 
@@ -39,6 +43,13 @@ class Lighting:
     horizon: np.ndarray  # (3,)
     hills: np.ndarray  # (360,) sine of the elevation of the skyline by degree of azimuth
     cloudiness: float
+    cloud_color: tuple[float, float, float] = (247.0, 247.0, 247.0)  # red, green, blue in [0, 255]
+    hill_shade: float = 0.72  # part of the horizon's colour that the hills before it have
+    hill_tint: tuple[float, float, float] = (-0.06, -0.03, -0.09)  # added to it
+    haze_length: float = HAZE_LENGTH
+    shadow: float = SHADOW
+    wetness: float = 0.0  # 0 dry … 1 as much of the ground a mirror as can be
+    lamps: float = 0.0  # how bright lamps are beside daylight; 0: none is lit
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,12 @@ def _paint_variants(ground: np.ndarray, d: np.ndarray) -> np.ndarray:
     bay, dash_bay = plain.copy(), dash.copy()
     bay[in_bay] = white
     dash_bay[in_bay] = white
-    return np.stack([plain, dash, zebra, bay, dash_bay, (2 * plain + dash) / 3])
+    bare, stop_right, stop_left = ground.copy(), plain.copy(), plain.copy()
+    bare[distance < cross_section.PARKING_EDGE] = ground[len(ground) // 2]
+    stop_right[(d < -0.3) & (distance < cross_section.LANE_EDGE)] = white
+    stop_left[(d > 0.3) & (distance < cross_section.LANE_EDGE)] = white
+    far = (2 * plain + dash) / 3
+    return np.stack([plain, dash, zebra, bay, dash_bay, far, bare, stop_right, stop_left])
 
 
 def _box_blur(values: np.ndarray, window: int) -> np.ndarray:
@@ -129,6 +145,7 @@ class FacePaint:
         intrinsics: np.ndarray,
         lighting: Lighting,
         planes: np.ndarray,
+        lamps: LampLight | None = None,
     ) -> None:
         rotation, rows = faces.rotations[faces.owners], faces.faces
         u_axes = np.einsum("fij,fj->fi", rotation, mesh.u_axes[rows])
@@ -147,6 +164,8 @@ class FacePaint:
         self.texels = (TILE * repeats / intrinsics[0, 0] / np.sqrt(np.clip(slant, 0.05, 1.0))).astype(np.float32)
         self.tile = mesh.textures[rows]
         light = _light(np.einsum("ij,fj->fi", frame_to_global[:3, :3], faces.normals), mesh.two_sided[rows], lighting)
+        if lamps is not None:
+            light = light + _lamplight(lamps, faces, middle, frame_to_global)
         glow = mesh.glow[rows][:, None]
         lit = 255.0 / LIGHT_UNIT * mesh.colors[rows] * (light * (1.0 - glow) + glow)[:, None]
         self.first = np.ascontiguousarray(lit[:, 0].T.astype(np.float32))
@@ -161,6 +180,13 @@ def _light(normals: np.ndarray, two_sided: np.ndarray, lighting: Lighting) -> np
     return sky_part[:, None] * lighting.ambient + direct[:, None] * lighting.sun
 
 
+def _lamplight(lamps: LampLight, faces: FaceSet, middle: np.ndarray, frame_to_global: np.ndarray) -> np.ndarray:
+    """(F, 3) light of lamps on faces: that on the ground a step before them, less higher up."""
+    before = np.einsum("ij,fj->fi", frame_to_global[:3, :3], middle + 0.8 * faces.normals) + frame_to_global[:3, 3]
+    reach = LAMPLIGHT_ON_WALLS * np.exp(-np.maximum(before[:, 2], 0.0) / 7.0)
+    return lamps.at(before[:, 0], before[:, 1]).T * reach[:, None]
+
+
 @dataclass(frozen=True)
 class View:
     """What the shading of one image needs besides the faces."""
@@ -171,6 +197,7 @@ class View:
     road: Road
     lighting: Lighting
     ground: GroundTable
+    lamps: LampLight | None = None  # None: no lamp is lit
 
 
 def shade(view: View, visible: Visibility, paint: FacePaint, shadow: np.ndarray) -> np.ndarray:
@@ -207,7 +234,7 @@ class _Painter:
         angle = np.arctan2(forward[1], forward[0]) - (view.road.heading + view.road.curvature * s)
         cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
         # Size of a pixel on the ground: depth / focal across the view, depth**2 / (focal * height) along it.
-        self.lateral = (float(cos / focal), float(sin / (focal * eye[2])))
+        self.lateral = (float(cos / focal), float(sin / (focal * eye[2])))  # a branch swaps it with the next
         self.longitudinal = (float(sin / focal), float(cos / (focal * eye[2])))
         self.texels = float(TILE / GROUND_PERIOD / np.sqrt(eye[2]) / focal)  # times depth**1.5: texels per pixel
 
@@ -238,23 +265,45 @@ class _Painter:
         repeat_u, repeat_v = (_plane([column[face] for column in axis], u, v) * depth for axis in (paint.u, paint.v))
         mix, light = _look_up(self.atlas, paint.tile[face], repeat_u, repeat_v, paint.texels[face] * depth)
         colors = ((first[face] + step[face] * mix) * light for first, step in zip(paint.first, paint.step, strict=True))
+        if self.view.lighting.lamps:
+            colors = self._light_windows(colors, face, repeat_u, repeat_v, mix)
         return self._add_haze(colors, depth)
+
+    def _light_windows(
+        self, colors: _Channels, face: np.ndarray, repeat_u: np.ndarray, repeat_v: np.ndarray, mix: np.ndarray
+    ) -> _Channels:
+        tile = self.face_paint.tile[face]
+        place = np.flatnonzero(is_window(tile) & (mix > 0.0))
+        place = place[window_is_lit(face[place], tile[place], repeat_u[place], repeat_v[place])]
+        for channel, lamp in zip(colors, WINDOW_LIGHT, strict=True):
+            channel[place] += mix[place] * np.float32(0.55 * lamp)
+            yield channel
 
     def _ground(self, u: np.ndarray, v: np.ndarray, inverse: np.ndarray, shadow: np.ndarray) -> _Channels:
         view, table = self.view, self.view.ground
         depth = 1.0 / inverse
         x, y = (_plane(self.ray[axis], u, v) * depth + np.float32(view.camera_to_global[axis, 3]) for axis in (0, 1))
-        s, d = view.road.to_road(x, y)
+        s, d, part = view.road.locate(x, y)
         cell = np.clip(((d + _REACH) * (1.0 / _CELL)).astype(np.int32), 0, table.cells - 1)
-        blur = np.clip(_floor_log2(depth * (self.lateral[0] + self.lateral[1] * depth) * (1.4 / _CELL)), 0, _BLURS - 1)
-        variant = self._variant(s, depth * (self.longitudinal[0] + self.longitudinal[1] * depth))
-        entry = (blur * (_FAR + 1) + variant) * table.cells + cell
+        across, along = (depth * (near + far * depth) for near, far in (self.lateral, self.longitudinal))
+        if part is not None:
+            across, along = np.where(part == Part.BRANCH, (along, across), (across, along))
+        blur = np.clip(_floor_log2(across * (1.4 / _CELL)), 0, _BLURS - 1)
+        variant = self._variant(s, along)
+        if part is not None:
+            variant = self._at_junction(variant, s, d, part)
+        entry = (blur * _VARIANTS + variant) * table.cells + cell
         footprint = depth * np.sqrt(depth) * self.texels
         turns_s, turns_d = (place * (1.0 / GROUND_PERIOD) + _SHIFT for place in (s, d))
         _, light = _look_up(self.atlas, table.texture[cell], turns_s, turns_d, footprint)
-        light *= np.where(shadow, np.float32(SHADOW), np.float32(1.0))
+        light *= np.where(shadow, np.float32(view.lighting.shadow), np.float32(1.0))
         lit = (view.lighting.ambient + view.lighting.sun * view.lighting.to_sun[2]) / LIGHT_UNIT
-        colors = (channel[entry] * (light * float(lamp)) for channel, lamp in zip(table.color, lit, strict=True))
+        lit = lit * (1.0 - WET_DARKENING * view.lighting.wetness)
+        lamps = [0.0] * 3 if view.lamps is None else view.lamps.at(x, y) / np.float32(LIGHT_UNIT)
+        colors = (
+            channel[entry] * (light * (float(day) + lamp))
+            for channel, day, lamp in zip(table.color, lit, lamps, strict=True)
+        )
         return self._add_haze(colors, depth)
 
     def _variant(self, s: np.ndarray, footprint: np.ndarray) -> np.ndarray:
@@ -264,6 +313,17 @@ class _Painter:
         for crossing in self.view.road.crossings:
             variant = np.where(np.abs(s - crossing) < 2.0, _ZEBRA, variant)
         return np.where((footprint > 2.0) & (variant != _ZEBRA), _FAR, variant).astype(np.int32)
+
+    def _at_junction(self, variant: np.ndarray, s: np.ndarray, d: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """The variants where another road meets this one: no marks on the junction, stop lines before it."""
+        branch = self.view.road.branch
+        variant = np.where((part == Part.BRANCH) & (variant == _ZEBRA), _PLAIN, variant)
+        from_junction = np.where(part == Part.MAIN, s - branch.junction, s)
+        for crossing in branch.road.crossings:
+            variant = np.where((part == Part.BRANCH) & (np.abs(s - crossing) < 2.0), _ZEBRA, variant)
+        line = np.abs(np.abs(from_junction) - cross_section.STOP_LINE) < 0.25
+        variant = np.where(line, np.where(from_junction < 0, _STOP_RIGHT, _STOP_LEFT), variant)
+        return np.where(part == Part.JUNCTION, _BARE, variant).astype(np.int32)
 
     def _sky(self, u: np.ndarray, v: np.ndarray) -> _Channels:
         lighting = self.view.lighting
@@ -276,12 +336,14 @@ class _Painter:
         cloud = np.clip(cloud * (1 / 255) + (0.6 * lighting.cloudiness - 0.75), 0.0, 1.0) * blend
         azimuth = (np.arctan2(y, x) * (180 / np.pi)).astype(np.int32) % 360
         hill = rise < lighting.hills.astype(np.float32)[azimuth]
-        for horizon, zenith, tint in zip(lighting.horizon, lighting.zenith, (-0.06, -0.03, -0.09), strict=True):
+        parts = zip(lighting.horizon, lighting.zenith, lighting.hill_tint, lighting.cloud_color, strict=True)
+        for horizon, zenith, tint, white in parts:
             clear = 255 * float(horizon) + 255 * float(zenith - horizon) * blend
-            yield np.where(hill, np.float32(255 * (0.72 * horizon + tint)), clear + (247.0 - clear) * cloud)
+            hills = np.float32(255 * (lighting.hill_shade * horizon + tint))
+            yield np.where(hill, hills, clear + (white - clear) * cloud)
 
     def _add_haze(self, colors: _Channels, depth: np.ndarray) -> _Channels:
-        kept = np.exp(depth * (-1.0 / HAZE_LENGTH))
+        kept = np.exp(depth * (-1.0 / self.view.lighting.haze_length))
         lost = 1.0 - kept
         for channel, haze in zip(colors, self.haze, strict=True):
             yield channel * kept + haze * lost

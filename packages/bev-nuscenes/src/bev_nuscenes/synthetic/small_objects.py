@@ -39,8 +39,8 @@ def make_pedestrian(size: Size, rng: np.random.Generator, *, worker: bool = Fals
     """A person in mid-stride; a construction worker wears an orange vest and a yellow helmet."""
     width, length, height = size
     half, side = length / 2, width / 2
-    shirt = Paint(VEST if worker else _pick(SHIRTS, rng), (0.95, 0.95, 0.8) if worker else None, Texture.CLOTH, 0.8)
-    trousers, skin = Paint(_pick(TROUSERS, rng), texture=Texture.CLOTH, period=0.8), Paint(_pick(SKIN, rng))
+    shirt = Paint(VEST if worker else pick(SHIRTS, rng), (0.95, 0.95, 0.8) if worker else None, Texture.CLOTH, 0.8)
+    trousers, skin = Paint(pick(TROUSERS, rng), texture=Texture.CLOTH, period=0.8), Paint(pick(SKIN, rng))
     hip, shoulder = 0.48 * height, 0.82 * height
     build = MeshBuilder()
     stride = half * rng.uniform(0.45, 0.75)
@@ -54,7 +54,7 @@ def make_pedestrian(size: Size, rng: np.random.Generator, *, worker: bool = Fals
     chest = [(-0.13, -side * 0.68), (0.13, -side * 0.68), (0.13, side * 0.68), (-0.13, side * 0.68)]
     waist = [(x * 0.9, y * 0.8) for x, y in chest]
     build.frustum(waist, chest, hip - 0.05, shoulder, shirt)
-    _add_head(build, (0.02, 0.0, height), Paint(HELMET if worker else _pick(HAIR, rng)), skin)
+    add_head(build, (0.02, 0.0, height), Paint(HELMET if worker else pick(HAIR, rng)), skin)
     return build.build(fit=size)
 
 
@@ -64,7 +64,7 @@ def make_bicycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mesh:
     half, side = length / 2, width / 2
     frame_height = 1.05 if rider else height
     radius = 0.31 * frame_height
-    frame = Paint(_pick(((0.7, 0.1, 0.1), (0.1, 0.3, 0.6), (0.1, 0.1, 0.1), (0.85, 0.85, 0.85), (0.2, 0.55, 0.3)), rng))
+    frame = Paint(pick(((0.7, 0.1, 0.1), (0.1, 0.3, 0.6), (0.1, 0.1, 0.1), (0.85, 0.85, 0.85), (0.2, 0.55, 0.3)), rng))
     build = MeshBuilder()
     front, rear = half - radius, -half + radius
     for x in (rear, front):
@@ -82,7 +82,7 @@ def make_bicycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mesh:
     build.box((-0.32, -0.08, seat[2]), (-0.06, 0.08, seat[2] + 0.06), Paint((0.1, 0.1, 0.1)))
     build.box((front - 0.16, -side, frame_height - 0.05), (front - 0.08, side, frame_height), Paint((0.1, 0.1, 0.1)))
     if rider:
-        _add_rider(build, (seat[0], seat[2] + 0.05), (front - 0.14, frame_height), side, height, rng)
+        add_rider(build, (seat[0], seat[2] + 0.05), (front - 0.14, frame_height), side, height, rng)
     return build.build(fit=size)
 
 
@@ -93,7 +93,7 @@ def make_motorcycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mes
     tall = 1.15 if rider else height
     radius = 0.29
     color = Paint(
-        _pick(((0.7, 0.08, 0.08), (0.1, 0.1, 0.12), (0.12, 0.25, 0.6), (0.85, 0.85, 0.85), (0.9, 0.5, 0.05)), rng)
+        pick(((0.7, 0.08, 0.08), (0.1, 0.1, 0.12), (0.12, 0.25, 0.6), (0.85, 0.85, 0.85), (0.9, 0.5, 0.05)), rng)
     )
     build = MeshBuilder()
     front, rear = half - radius, -half + radius
@@ -107,14 +107,14 @@ def make_motorcycle(size: Size, rng: np.random.Generator, *, rider: bool) -> Mes
     build.box((front - 0.36, -0.2, 0.88 * tall), (front - 0.3, 0.2, tall), Paint((0.4, 0.45, 0.5)))
     build.box((-half, -0.1, 0.6), (-half + 0.08, 0.1, 0.74), TAILLIGHT)
     if rider:
-        _add_rider(build, (-0.25, 0.82), (front - 0.38, 0.95 * tall), side, height, rng)
+        add_rider(build, (-0.25, 0.82), (front - 0.38, 0.95 * tall), side, height, rng)
     return build.build(fit=size)
 
 
 def make_traffic_cone(size: Size, rng: np.random.Generator) -> Mesh:
     """An orange cone with white bands on a dark foot."""
     width, length, height = size
-    orange = Paint(_pick(((0.95, 0.36, 0.05), (0.92, 0.28, 0.06), (0.98, 0.45, 0.08)), rng))
+    orange = Paint(pick(((0.95, 0.36, 0.05), (0.92, 0.28, 0.06), (0.98, 0.45, 0.08)), rng))
     white = Paint((0.95, 0.95, 0.93))
     build = MeshBuilder()
     build.box((-length / 2, -width / 2, 0.0), (length / 2, width / 2, 0.05), Paint((0.12, 0.12, 0.12)))
@@ -142,14 +142,14 @@ def make_barrier(size: Size, rng: np.random.Generator) -> Mesh:
             build.box((-half, y - 0.06, 0.0), (half, y + 0.06, 0.1), Paint((0.15, 0.15, 0.15)))
             build.box((-0.04, y - 0.04, 0.1), (0.04, y + 0.04, height * 0.95), Paint((0.5, 0.5, 0.5)))
     else:
-        color = _pick(((0.88, 0.15, 0.08), (0.92, 0.92, 0.9), (0.93, 0.4, 0.06)), rng)
+        color = pick(((0.88, 0.15, 0.08), (0.92, 0.92, 0.9), (0.93, 0.4, 0.06)), rng)
         profile = [(-half, 0.0), (half, 0.0), (half, 0.2 * height), (half * 0.4, 0.6 * height), (half * 0.35, height)]
         profile += [(-half * 0.35, height), (-half * 0.4, 0.6 * height), (-half, 0.2 * height)]
         build.extrude(profile, side, -side, Paint(color), Paint(color, (0.95, 0.95, 0.93), Texture.STRIPES, 1.2))
     return build.build(fit=size)
 
 
-def _add_rider(
+def add_rider(
     build: MeshBuilder,
     seat: tuple[float, float],
     grip: tuple[float, float],
@@ -159,11 +159,11 @@ def _add_rider(
 ) -> None:
     """A seated person; `seat` and `grip` are (x, z) of saddle and handlebar."""
     shirt, trousers = (
-        Paint(_pick(SHIRTS, rng), texture=Texture.CLOTH),
-        Paint(_pick(TROUSERS, rng), texture=Texture.CLOTH),
+        Paint(pick(SHIRTS, rng), texture=Texture.CLOTH),
+        Paint(pick(TROUSERS, rng), texture=Texture.CLOTH),
     )
-    skin = Paint(_pick(SKIN, rng))
-    helmet = Paint(_pick(((0.9, 0.9, 0.9), (0.1, 0.1, 0.1), (0.8, 0.1, 0.1), (0.1, 0.3, 0.7)), rng))
+    skin = Paint(pick(SKIN, rng))
+    helmet = Paint(pick(((0.9, 0.9, 0.9), (0.1, 0.1, 0.1), (0.8, 0.1, 0.1), (0.1, 0.3, 0.7)), rng))
     (seat_x, seat_z), (grip_x, grip_z) = seat, grip
     shoulder = (seat_x + 0.22, 0.0, height - 0.33)
     build.beam((seat_x, 0.0, seat_z), shoulder, 0.4, 0.24, shirt)
@@ -173,10 +173,10 @@ def _add_rider(
         knee = (seat_x + 0.42, sign * 0.14, seat_z - 0.08)
         build.beam((seat_x, sign * 0.12, seat_z), knee, 0.15, 0.15, trousers)
         build.beam(knee, (seat_x + 0.28, sign * 0.13, max(0.16, seat_z - 0.52)), 0.13, 0.13, trousers)
-    _add_head(build, (shoulder[0] + 0.06, 0.0, height), helmet, skin)
+    add_head(build, (shoulder[0] + 0.06, 0.0, height), helmet, skin)
 
 
-def _add_head(build: MeshBuilder, crown: tuple[float, float, float], hair: Paint, skin: Paint) -> None:
+def add_head(build: MeshBuilder, crown: tuple[float, float, float], hair: Paint, skin: Paint) -> None:
     """A head whose top is at `crown`, the face towards +x."""
     x, y, top = crown
     build.box((x - 0.06, y - 0.06, top - 0.32), (x + 0.06, y + 0.06, top - 0.2), skin)
@@ -184,5 +184,5 @@ def _add_head(build: MeshBuilder, crown: tuple[float, float, float], hair: Paint
     build.box((x + 0.02, y - 0.075, top - 0.24), (x + 0.115, y + 0.075, top - 0.08), skin)
 
 
-def _pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
+def pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
     return options[rng.integers(len(options))]

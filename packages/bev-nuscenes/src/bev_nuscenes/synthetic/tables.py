@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .actors import Path as RoadPath
 from .calibration import IMAGE_SIZE, LIDAR, RENDERED_CAMERAS, euler_to_rotation, rotation_to_quaternion
 from .recorder import Sightings, actor_center, sample_token
-from .road import SIDEWALK_EDGE
+from .road import Surface
 from .schedule import SceneRecord, Shot, WorldOptions, make_token
 
 VERSION = "v1.0-mini"
@@ -115,8 +116,8 @@ def write_map_mask(path: Path, record: SceneRecord) -> None:
     """A mask PNG, 255 on the road and its sidewalks; y grows upwards from the last row, as the devkit wants it."""
     edge = round(record.scene.extent / MAP_STEP)
     center = (np.arange(edge, dtype=np.float32) + 0.5) * np.float32(MAP_STEP)
-    _, d = record.scene.road.to_road(center[None, :], center[::-1, None])
-    Image.fromarray((np.abs(d) < SIDEWALK_EDGE).astype(np.uint8) * 255).save(path)
+    surface = record.scene.road.surface(center[None, :], center[::-1, None])
+    Image.fromarray((surface != Surface.TERRAIN).astype(np.uint8) * 255).save(path)
 
 
 class _SceneWriter:
@@ -213,13 +214,14 @@ class _SceneWriter:
         )
         for frame, token, (before, after) in zip(frames, tokens, _neighbours(tokens), strict=True):
             yaw = float(actor.path.pose(self.record.scene.road, times[frame])[2])
+            attribute = actor.attribute_at(times[frame])
             self.tables.sample_annotation.append(
                 {
                     "token": token,
                     "sample_token": self.samples[frame],
                     "instance_token": instance,
                     "visibility_token": _visibility(sightings[frame], index),
-                    "attribute_tokens": [make_token("attribute", actor.attribute)] if actor.attribute else [],
+                    "attribute_tokens": [make_token("attribute", attribute)] if attribute else [],
                     "translation": centers[frame].tolist(),
                     "size": [float(extent) for extent in actor.size],
                     "rotation": rotation_to_quaternion(euler_to_rotation(yaw)),
@@ -247,5 +249,8 @@ def _visibility(sightings: Sightings, index: int) -> str:
 
 def _describe(record: SceneRecord) -> str:
     scene = record.scene
+    sky = f"{record.weather.described}, synthetic" if record.weather.described else "Synthetic"
+    if not isinstance(scene.ego, RoadPath):
+        return f"{sky} {scene.about}, {len(scene.actors)} objects"
     turn = "left" if scene.road.curvature > 0 else "right"
-    return f"Synthetic street, gentle {turn} curve, {scene.ego.s_rate:.0f} m/s, {len(scene.actors)} objects"
+    return f"{sky} street, gentle {turn} curve, {scene.ego.s_rate:.0f} m/s, {len(scene.actors)} objects"

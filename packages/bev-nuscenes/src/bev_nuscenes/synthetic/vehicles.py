@@ -38,7 +38,7 @@ CAR_COLORS: tuple[Color, ...] = (
 def make_car(size: Size, rng: np.random.Generator) -> Mesh:
     """A hatchback, saloon or tall estate, by the ratio of height to length."""
     width, length, height = size
-    body = Paint(_pick(CAR_COLORS, rng))
+    body = Paint(pick(CAR_COLORS, rng))
     half, side = length / 2, width / 2
     belt, floor = height * rng.uniform(0.52, 0.58), 0.13 * height
     boot = rng.uniform(0.72, 0.98)  # how far back the roof reaches
@@ -55,12 +55,12 @@ def make_car(size: Size, rng: np.random.Generator) -> Mesh:
     build.extrude(profile, side, -side, body, body)
     _add_cabin(build, (half, side, belt, height), boot, body)
     _add_car_wheels(build, size)
-    _add_lamps(build, half, side, belt * 0.62, belt * 0.78, 0.2 * width)
+    add_lamps(build, half, side, belt * 0.62, belt * 0.78, 0.2 * width)
     front = half + 0.01
-    build.panel(_yz(front, -side * 0.5, side * 0.5, belt * 0.4, belt * 0.62), GRILLE)
-    build.panel(_yz(-front, -0.26, 0.26, belt * 0.45, belt * 0.6), PLATE)
-    build.panel(_yz(front, -side * 0.95, side * 0.95, floor, belt * 0.3), CHASSIS)
-    build.panel(_yz(-front, -side * 0.95, side * 0.95, floor, belt * 0.3), CHASSIS)
+    build.panel(yz(front, -side * 0.5, side * 0.5, belt * 0.4, belt * 0.62), GRILLE)
+    build.panel(yz(-front, -0.26, 0.26, belt * 0.45, belt * 0.6), PLATE)
+    build.panel(yz(front, -side * 0.95, side * 0.95, floor, belt * 0.3), CHASSIS)
+    build.panel(yz(-front, -side * 0.95, side * 0.95, floor, belt * 0.3), CHASSIS)
     return build.build(fit=size)
 
 
@@ -70,21 +70,21 @@ def make_truck(size: Size, rng: np.random.Generator) -> Mesh:
         return _make_pickup(size, rng)
     width, length, height = size
     half, side = length / 2, width / 2
-    cab_color = _pick(
+    cab_color = pick(
         ((0.85, 0.85, 0.84), (0.65, 0.10, 0.08), (0.12, 0.25, 0.52), (0.82, 0.55, 0.10), (0.15, 0.4, 0.3)), rng
     )
     cab_length, deck = min(2.1, 0.3 * length), 0.95
     cab_height = min(height, rng.uniform(2.4, 2.9))
     build = MeshBuilder()
-    _add_cab(build, (half - cab_length, half), side * 0.97, cab_height, Paint(cab_color))
+    add_cab(build, (half - cab_length, half), side * 0.97, cab_height, Paint(cab_color))
     build.box((-half, -side * 0.45, 0.5), (half - 0.3, side * 0.45, deck), CHASSIS)
     load = rng.integers(3)
     bed = (-half, half - cab_length - 0.15)
     if load == 0:  # box body
-        color = _pick(((0.9, 0.9, 0.88), (0.75, 0.78, 0.8), (0.85, 0.75, 0.3), (0.3, 0.5, 0.65)), rng)
+        color = pick(((0.9, 0.9, 0.88), (0.75, 0.78, 0.8), (0.85, 0.75, 0.3), (0.3, 0.5, 0.65)), rng)
         build.box((bed[0], -side, deck), (bed[1], side, height), Paint(color, texture=Texture.RIBS, period=2.4))
     elif load == 1:  # tarpaulin
-        color = _pick(((0.15, 0.3, 0.55), (0.2, 0.45, 0.3), (0.5, 0.5, 0.5)), rng)
+        color = pick(((0.15, 0.3, 0.55), (0.2, 0.45, 0.3), (0.5, 0.5, 0.5)), rng)
         build.frustum(
             _rectangle(*bed, side),
             _rectangle(*bed, side * 0.8),
@@ -93,7 +93,7 @@ def make_truck(size: Size, rng: np.random.Generator) -> Mesh:
             Paint(color, texture=Texture.CLOTH, period=3.0),
         )
     else:  # dumper: walls that lean outwards, filled with sand
-        color = _pick(((0.55, 0.55, 0.56), (0.78, 0.5, 0.12), (0.35, 0.2, 0.15)), rng)
+        color = pick(((0.55, 0.55, 0.56), (0.78, 0.5, 0.12), (0.35, 0.2, 0.15)), rng)
         sand = Paint((0.62, 0.52, 0.36), texture=Texture.GRASS, period=1.5)
         build.frustum(
             _rectangle(*bed, side * 0.8),
@@ -104,11 +104,11 @@ def make_truck(size: Size, rng: np.random.Generator) -> Mesh:
             sand,
         )
     for x in (half - 0.75 * cab_length, -half + 0.16 * length, -half + 0.16 * length + 1.15):
-        _add_axle(build, x, side, 0.5, 0.32)
+        add_axle(build, x, side, 0.5, 0.32)
     build.panel(
-        _yz(-half - 0.01, -side, side, 0.5, 0.8), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
+        yz(-half - 0.01, -side, side, 0.5, 0.8), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
     )
-    _add_tail(build, half, side, 0.8, 0.95)
+    add_tail(build, half, side, 0.8, 0.95)
     return build.build(fit=size)
 
 
@@ -116,7 +116,7 @@ def make_bus(size: Size, rng: np.random.Generator) -> Mesh:
     """A city bus: long glass along both sides, a large windscreen, a lit destination sign."""
     width, length, height = size
     half, side = length / 2, width / 2
-    lower = _pick(((0.75, 0.12, 0.10), (0.12, 0.35, 0.62), (0.92, 0.92, 0.9), (0.2, 0.5, 0.28), (0.85, 0.5, 0.1)), rng)
+    lower = pick(((0.75, 0.12, 0.10), (0.12, 0.35, 0.62), (0.92, 0.92, 0.9), (0.2, 0.5, 0.28), (0.85, 0.5, 0.1)), rng)
     upper = Paint((0.93, 0.93, 0.92) if rng.random() < 0.6 else lower)
     body = Paint(lower)
     build = MeshBuilder()
@@ -126,19 +126,17 @@ def make_bus(size: Size, rng: np.random.Generator) -> Mesh:
     glass = Paint((0.9, 0.9, 0.9), (0.10, 0.13, 0.16), Texture.WINDOW_ROW, 5.6, fitted=True)
     for y in (side + 0.01, -side - 0.01):
         for x0, x1 in ((-half * 0.96, -0.1), (0.1, half * 0.96)):
-            build.panel(_xz(y, x0, x1, 1.3, height - 0.85), glass)
-    build.panel(_yz(half + 0.01, -side * 0.95, side * 0.95, 0.95, height - 0.65), GLASS)
-    build.panel(
-        _yz(half + 0.02, -side * 0.7, side * 0.7, height - 0.6, height - 0.3), Paint((1.0, 0.65, 0.1), glow=0.7)
-    )
-    build.panel(_yz(-half - 0.01, -side * 0.8, side * 0.8, 1.7, height - 0.7), GLASS)
-    build.panel(_yz(-half - 0.01, -side * 0.7, side * 0.7, 0.6, 1.2), GRILLE)
+            build.panel(xz(y, x0, x1, 1.3, height - 0.85), glass)
+    build.panel(yz(half + 0.01, -side * 0.95, side * 0.95, 0.95, height - 0.65), GLASS)
+    build.panel(yz(half + 0.02, -side * 0.7, side * 0.7, height - 0.6, height - 0.3), Paint((1.0, 0.65, 0.1), glow=0.7))
+    build.panel(yz(-half - 0.01, -side * 0.8, side * 0.8, 1.7, height - 0.7), GLASS)
+    build.panel(yz(-half - 0.01, -side * 0.7, side * 0.7, 0.6, 1.2), GRILLE)
     door = Paint((0.08, 0.10, 0.12), (0.4, 0.48, 0.55), Texture.GLASS, fitted=True)
     for x in (half - 1.6, -0.6):
-        build.panel(_xz(-side - 0.015, x, x + 1.2, 0.4, height - 0.8), door)
+        build.panel(xz(-side - 0.015, x, x + 1.2, 0.4, height - 0.8), door)
     for x in (half * 0.62, -half * 0.55):
-        _add_axle(build, x, side, 0.5, 0.3)
-    _add_lamps(build, half, side, 0.55, 0.85, 0.4)
+        add_axle(build, x, side, 0.5, 0.3)
+    add_lamps(build, half, side, 0.55, 0.85, 0.4)
     return build.build(fit=size)
 
 
@@ -146,7 +144,7 @@ def make_trailer(size: Size, rng: np.random.Generator) -> Mesh:
     """A semi-trailer without its tractor: wheels under the rear half, supporting legs in front, no cab."""
     width, length, height = size
     half, side = length / 2, width / 2
-    color = _pick(((0.88, 0.88, 0.86), (0.6, 0.15, 0.1), (0.15, 0.3, 0.5), (0.55, 0.42, 0.2), (0.35, 0.45, 0.35)), rng)
+    color = pick(((0.88, 0.88, 0.86), (0.6, 0.15, 0.1), (0.15, 0.3, 0.5), (0.55, 0.42, 0.2), (0.35, 0.45, 0.35)), rng)
     skin = Texture.RIBS if rng.random() < 0.6 else Texture.CLOTH
     build = MeshBuilder()
     build.box((-half, -side, 1.15), (half, side, height), Paint(color, texture=skin, period=1.8))
@@ -154,15 +152,15 @@ def make_trailer(size: Size, rng: np.random.Generator) -> Mesh:
     for y in (-side * 0.6, side * 0.6):
         build.box((half * 0.55, y - 0.08, 0.0), (half * 0.55 + 0.25, y + 0.08, 1.0), CHASSIS)
     for i in range(3 if length > 9 else 2):
-        _add_axle(build, -half + 1.0 + 1.25 * i, side, 0.5, 0.4)
-    build.panel(_yz(-half - 0.01, -0.03, 0.03, 1.2, height - 0.1), CHASSIS)  # the gap of the rear doors
+        add_axle(build, -half + 1.0 + 1.25 * i, side, 0.5, 0.4)
+    build.panel(yz(-half - 0.01, -0.03, 0.03, 1.2, height - 0.1), CHASSIS)  # the gap of the rear doors
     build.panel(
-        _yz(-half - 0.01, -side, side, 0.85, 1.1), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
+        yz(-half - 0.01, -side, side, 0.85, 1.1), Paint((0.8, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.5)
     )
-    _add_tail(build, half, side, 1.2, 1.45)
-    stripe = _pick(((0.9, 0.75, 0.1), (0.9, 0.9, 0.9), (0.1, 0.1, 0.3)), rng)
+    add_tail(build, half, side, 1.2, 1.45)
+    stripe = pick(((0.9, 0.75, 0.1), (0.9, 0.9, 0.9), (0.1, 0.1, 0.3)), rng)
     for y in (-side - 0.01, side + 0.01):
-        build.panel(_xz(y, -half, half, 1.25, 1.45), Paint(stripe))
+        build.panel(xz(y, -half, half, 1.25, 1.45), Paint(stripe))
     return build.build(fit=size)
 
 
@@ -170,7 +168,7 @@ def make_construction_vehicle(size: Size, rng: np.random.Generator) -> Mesh:
     """A yellow or orange excavator on tracks or a wheel loader."""
     width, length, height = size
     half, side = length / 2, width / 2
-    yellow = Paint(_pick(((0.93, 0.68, 0.06), (0.90, 0.55, 0.05), (0.95, 0.75, 0.15)), rng))
+    yellow = Paint(pick(((0.93, 0.68, 0.06), (0.90, 0.55, 0.05), (0.95, 0.75, 0.15)), rng))
     steel = Paint((0.25, 0.25, 0.26))
     build = MeshBuilder()
     if rng.random() < 0.55:
@@ -217,7 +215,7 @@ def _add_loader(build: MeshBuilder, reach: Size, yellow: Paint, steel: Paint) ->
         for y in (-side + 0.25, side - 0.25):
             build.wheel(x, y, 0.68, 0.5, TYRE, yellow)
     build.panel(
-        _yz(-half - 0.01, -side * 0.6, side * 0.6, 0.8, 1.2),
+        yz(-half - 0.01, -side * 0.6, side * 0.6, 0.8, 1.2),
         Paint((0.9, 0.1, 0.1), (0.95, 0.95, 0.9), Texture.STRIPES, 0.4),
     )
 
@@ -225,7 +223,7 @@ def _add_loader(build: MeshBuilder, reach: Size, yellow: Paint, steel: Paint) ->
 def _make_pickup(size: Size, rng: np.random.Generator) -> Mesh:
     width, length, height = size
     half, side = length / 2, width / 2
-    body = Paint(_pick(CAR_COLORS, rng))
+    body = Paint(pick(CAR_COLORS, rng))
     belt, floor = 0.55 * height, 0.2 * height
     build = MeshBuilder()
     build.box((-half, -side, floor), (0.0, side, belt), body, top=Paint((0.2, 0.18, 0.16)))
@@ -234,14 +232,14 @@ def _make_pickup(size: Size, rng: np.random.Generator) -> Mesh:
     base, cap = _rectangle(-0.1, half * 0.6, side * 0.95), _rectangle(0.05, half * 0.36, side * 0.8)
     build.frustum(base, cap, belt, height - 0.04, GLASS)
     build.box((0.05, -side * 0.8, height - 0.06), (half * 0.36, side * 0.8, height), body)
-    cargo = _pick(((0.45, 0.35, 0.25), (0.2, 0.35, 0.5), (0.5, 0.5, 0.5)), rng)
+    cargo = pick(((0.45, 0.35, 0.25), (0.2, 0.35, 0.5), (0.5, 0.5, 0.5)), rng)
     build.box(
         (-half * 0.85, -side * 0.7, belt), (-half * 0.3, side * 0.6, height * 0.8), Paint(cargo, texture=Texture.CLOTH)
     )
     for x in (-0.62 * half, 0.62 * half):
-        _add_axle(build, x, side, 0.19 * height + 0.03, 0.25)
-    _add_lamps(build, half, side, belt * 0.65, belt * 0.82, 0.35)
-    build.panel(_yz(half + 0.01, -side * 0.55, side * 0.55, belt * 0.45, belt * 0.65), GRILLE)
+        add_axle(build, x, side, 0.19 * height + 0.03, 0.25)
+    add_lamps(build, half, side, belt * 0.65, belt * 0.82, 0.35)
+    build.panel(yz(half + 0.01, -side * 0.55, side * 0.55, belt * 0.45, belt * 0.65), GRILLE)
     return build.build(fit=size)
 
 
@@ -268,49 +266,49 @@ def _add_car_wheels(build: MeshBuilder, size: Size) -> None:
     width, length, height = size
     radius = min(0.36, 0.21 * height)
     for x in (-0.31 * length, 0.31 * length):
-        _add_axle(build, x, width / 2, radius, 0.22)
+        add_axle(build, x, width / 2, radius, 0.22)
 
 
-def _add_cab(build: MeshBuilder, span: tuple[float, float], side: float, height: float, paint: Paint) -> None:
+def add_cab(build: MeshBuilder, span: tuple[float, float], side: float, height: float, paint: Paint) -> None:
     rear, front = span
     profile = [(rear, 0.5), (front, 0.5), (front, 1.5), (front - 0.25, height), (rear, height)]
     build.extrude(profile, side, -side, paint, [paint, paint, GLASS, paint, paint])
     for y in (-side - 0.01, side + 0.01):
-        build.panel(_xz(y, rear + 0.5, front - 0.35, 1.5, height - 0.35), GLASS)
-    build.panel(_yz(front + 0.01, -side * 0.7, side * 0.7, 0.8, 1.25), GRILLE)
+        build.panel(xz(y, rear + 0.5, front - 0.35, 1.5, height - 0.35), GLASS)
+    build.panel(yz(front + 0.01, -side * 0.7, side * 0.7, 0.8, 1.25), GRILLE)
     for y in (-side * 0.8, side * 0.8):
-        build.panel(_yz(front + 0.015, y - 0.18, y + 0.18, 0.62, 0.85), HEADLIGHT)
+        build.panel(yz(front + 0.015, y - 0.18, y + 0.18, 0.62, 0.85), HEADLIGHT)
 
 
-def _add_axle(build: MeshBuilder, x: float, side: float, radius: float, width: float) -> None:
+def add_axle(build: MeshBuilder, x: float, side: float, radius: float, width: float) -> None:
     for y in (-side + width / 2, side - width / 2):
         build.wheel(x, y, radius, width + 0.02, TYRE, RIM)
 
 
-def _add_lamps(build: MeshBuilder, half: float, side: float, bottom: float, top: float, width: float) -> None:
+def add_lamps(build: MeshBuilder, half: float, side: float, bottom: float, top: float, width: float) -> None:
     for sign in (-1.0, 1.0):
         inner, outer = sorted((sign * side * 0.96, sign * (side * 0.96 - width)))
-        build.panel(_yz(half + 0.012, inner, outer, bottom, top), HEADLIGHT)
-    _add_tail(build, half, side, bottom, top)
+        build.panel(yz(half + 0.012, inner, outer, bottom, top), HEADLIGHT)
+    add_tail(build, half, side, bottom, top)
 
 
-def _add_tail(build: MeshBuilder, half: float, side: float, bottom: float, top: float) -> None:
+def add_tail(build: MeshBuilder, half: float, side: float, bottom: float, top: float) -> None:
     for sign in (-1.0, 1.0):
         inner, outer = sorted((sign * side * 0.98, sign * side * 0.68))
-        build.panel(_yz(-half - 0.012, inner, outer, bottom, top), TAILLIGHT)
+        build.panel(yz(-half - 0.012, inner, outer, bottom, top), TAILLIGHT)
 
 
 def _rectangle(rear: float, front: float, side: float) -> list[tuple[float, float]]:
     return [(rear, -side), (front, -side), (front, side), (rear, side)]
 
 
-def _yz(x: float, y0: float, y1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
+def yz(x: float, y0: float, y1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
     return [(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)]
 
 
-def _xz(y: float, x0: float, x1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
+def xz(y: float, x0: float, x1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
     return [(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)]
 
 
-def _pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
+def pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
     return options[rng.integers(len(options))]

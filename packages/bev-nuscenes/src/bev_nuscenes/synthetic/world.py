@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .actors import CATEGORIES
 from .calibration import LIDAR, RENDERED_CAMERAS
-from .layout import CATEGORIES
+from .catalog import KIND_OF_CATEGORY, OTHERS
 from .recorder import Sightings, record_frame
 from .schedule import MINI_VAL, WorldOptions, make_record, scene_names
 from .tables import VERSION, Tables, make_tables, write_map_mask
@@ -26,9 +27,14 @@ from .tables import VERSION, Tables, make_tables, write_map_mask
 GENERATOR = 1  # raise it with every change that changes the bytes of a world
 MANIFEST = "synthetic.json"
 
-_KIND_OF_CATEGORY = {category: kind for kind, category in CATEGORIES.items()} | {
-    "human.pedestrian.construction_worker": "pedestrian"
-}
+_KIND_OF_CATEGORY = (
+    KIND_OF_CATEGORY
+    | {category: kind for kind, category in CATEGORIES.items()}
+    | {"human.pedestrian.construction_worker": "pedestrian"}
+)
+
+
+_DEFAULTS = WorldOptions()
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ def make_world(
     sweeps: int = 1,
     camera_sweeps: int = 0,
     density: float = 1.0,
+    weather: str = "clear",
+    sensor_noise: float = 0.0,
+    variety: float = 0.0,
+    intersections: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> WorldSummary:
@@ -74,7 +84,13 @@ def make_world(
         seed: same seed and options, same bytes, whatever the number of workers.
         sweeps: LiDAR sweeps between two key frames.
         camera_sweeps: images per camera between two key frames.
-        density: part of the optional objects that are placed; less is faster.
+        density: part of the optional objects that are placed; less is faster; up to 3 adds parked rows and crowds.
+        weather: clear, overcast, rain, fog, dusk, night or night-rain for all scenes, or mixed: one of them for each.
+        variety: part of the objects, from 0 to 1, that have other than the plain shapes: saloons, vans, taxis,
+            articulated buses, tankers, cranes, children, umbrellas, wheelchairs, …
+        intersections: every scene is at a junction with traffic lights: vehicles cross, turn, stop and start, and the
+            ego car goes straight on, waits, or turns.
+        sensor_noise: from 0, perfect cameras, to 1: noise, vignetting and motion blur as real ones have.
         workers: processes; by default one per core. Scripts that use more than one need the usual
             `if __name__ == "__main__":`, since the processes import the calling module anew.
         progress: show a progress bar.
@@ -91,6 +107,10 @@ def make_world(
         sweeps=sweeps,
         camera_sweeps=camera_sweeps,
         density=density,
+        weather=weather,
+        variety=variety,
+        intersections=intersections,
+        sensor_noise=sensor_noise,
     )
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -98,7 +118,7 @@ def make_world(
         return _summarise(out, options, _read_tables(out), created=False, seconds=0.0)
     started = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _finished_or_absent(out) as building:
+    with finished_or_absent(out) as building:
         tables = _build(building, options, workers or os.cpu_count() or 1, progress)
     return _summarise(out, options, tables, created=True, seconds=time.monotonic() - started)
 
@@ -125,11 +145,14 @@ def _is_there(out: Path, options: WorldOptions) -> bool:
 
 
 def _manifest(options: WorldOptions) -> dict[str, object]:
-    return {"generator": GENERATOR, "options": asdict(options)}
+    """What was asked for; options that came later are named only where they ask for something."""
+    chosen, later = asdict(options), {"weather", "sensor_noise", "variety", "intersections"}
+    kept = {name: chosen[name] for name in chosen if name not in later or chosen[name] != getattr(_DEFAULTS, name)}
+    return {"generator": GENERATOR, "options": kept}
 
 
 @contextmanager
-def _finished_or_absent(out: Path) -> Iterator[Path]:
+def finished_or_absent(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends well and vanishes when it does not."""
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -205,10 +228,10 @@ def _summarise(out: Path, options: WorldOptions, tables: Tables, *, created: boo
     split = {row["token"]: "mini_val" if row["name"] in MINI_VAL else "mini_train" for row in tables.scene}
     sample_split = {row["token"]: split[row["scene_token"]] for row in tables.sample}
     category = {row["token"]: row["name"] for row in tables.category}
-    kind = {row["token"]: _KIND_OF_CATEGORY[category[row["category_token"]]] for row in tables.instance}
+    kind = {row["token"]: _KIND_OF_CATEGORY.get(category[row["category_token"]]) for row in tables.instance}
     counts: dict[str, Counter[str]] = {"mini_train": Counter(), "mini_val": Counter()}
     for row in tables.sample_annotation:
-        counts[sample_split[row["sample_token"]]][kind[row["instance_token"]]] += 1
+        counts[sample_split[row["sample_token"]]][kind[row["instance_token"]] or OTHERS] += 1
     images = sum(row["fileformat"] == "jpg" for row in tables.sample_data)
     boxes = {name: {kind: classes[kind] for kind in CATEGORIES} for name, classes in counts.items()}
     return WorldSummary(
