@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,14 @@ from bev_zoo import CameraRig, Recipe, Targets
 
 
 class TinyDataset(Dataset[Sample]):
-    """Samples whose image is noise that depends on the draw; ``drawn`` remembers the draws."""
+    """Samples whose image is noise that depends on the draw; ``drawn`` remembers the draws.
 
-    def __init__(self, size: int) -> None:
+    ``spoiled`` numbers draws, counted from 0, whose image is not finite.
+    """
+
+    def __init__(self, size: int, spoiled: Collection[int] = ()) -> None:
         self.size = size
+        self.spoiled = spoiled
         self.drawn: list[Draw] = []
 
     def __len__(self) -> int:
@@ -32,10 +36,11 @@ class TinyDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         self.drawn.append(draw)
+        spoil = float("nan") if len(self.drawn) - 1 in self.spoiled else 1.0
         generator = torch.Generator().manual_seed(hash(draw))
         return Sample(
             token=f"token{draw.index}",
-            images=torch.randn(1, 1, 3, 4, 4, generator=generator),
+            images=spoil * torch.randn(1, 1, 3, 4, 4, generator=generator),
             cameras={
                 "intrinsics": torch.eye(3).expand(1, 1, 3, 3),
                 "cam_to_ego": torch.eye(4).expand(1, 1, 4, 4),
@@ -63,11 +68,16 @@ class _TinySwin(nn.Module):
         return second(first(images.flatten(1)).relu())
 
 
+class Died(Exception):
+    """A training process came to its end in the middle of a step."""
+
+
 class TinyDetector(nn.Module):
     """Has everything that makes resuming hard: batch-norm statistics, dropout, two losses, layers, history.
 
     ``history_used`` remembers for every call whether it had history. Its idea of occupancy is cars everywhere;
-    ``predicted_with`` remembers a weight it had for every prediction.
+    ``predicted_with`` remembers a weight it had for every prediction. ``dies_at`` is the batch, counted from 1, in
+    which the process dies.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -76,7 +86,7 @@ class TinyDetector(nn.Module):
         self.use_history = True
         self.backbone = _TinySwin()
         self.layers = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 9))
-        self.poison_at: int | None = None
+        self.dies_at: int | None = None
         self.history_used: list[bool] = []
         self.predicted_with: list[Tensor] = []
 
@@ -85,12 +95,19 @@ class TinyDetector(nn.Module):
         wanted = torch.stack([boxes.mean(0) for boxes in targets.boxes])
         features = self.backbone(images) * (1.0 if self.use_history else 0.5)
         error = (self.layers(features) - wanted).square().mean()
-        poisoned = len(self.history_used) == self.poison_at
-        return {"heatmap": error, "box": error * (float("nan") if poisoned else 0.25)}
+        if len(self.history_used) == self.dies_at:
+            raise Died("Died")
+        return {"heatmap": error, "box": error * 0.25}
 
     def predict(self, images: Tensor, rig: CameraRig) -> list[Tensor]:
         self.predicted_with.append(self.layers[2].weight.detach().clone())
         return [torch.full(OCCUPANCY_SHAPE, OCCUPANCY_CLASSES.index("car"), dtype=torch.uint8)] * len(images)
+
+
+@pytest.fixture
+def tiny_data() -> type[TinyDataset]:
+    """The class of the data set that ``tiny_run`` trains on."""
+    return TinyDataset
 
 
 @pytest.fixture
@@ -126,7 +143,8 @@ def tiny_run() -> Callable[..., RunResult]:
     def run(
         options: TrainOptions,
         *,
-        poison_at: int | None = None,
+        dies_at: int | None = None,
+        spoiled: Collection[int] = (),
         size: int = 9,
         training: dict | None = None,
         validation: Dataset[Sample] | None = None,
@@ -136,8 +154,8 @@ def tiny_run() -> Callable[..., RunResult]:
         recipe = replace(recipe, training=replace(recipe.training, **(training or {})))
         folder = open_run_folder(options, recipe)
         torch.manual_seed(options.seed)
-        model, dataset = TinyDetector(recipe), TinyDataset(size)
-        model.poison_at = poison_at
+        model, dataset = TinyDetector(recipe), TinyDataset(size, spoiled)
+        model.dies_at = dies_at
         if seen is not None:
             seen.update(model=model, dataset=dataset)
         data = TrainingData(
@@ -146,6 +164,7 @@ def tiny_run() -> Callable[..., RunResult]:
             batch_size=recipe.training.batch_size,
             accumulate=options.accumulate,
             workers=options.workers,
+            worker_timeout=options.worker_timeout or 0,
             validation=validation,
         )
         return fit(model, data, options, recipe, folder)

@@ -40,6 +40,10 @@ def test_help_names_options_units_and_defaults(bev_train) -> None:
     options += " --milestones --workers --precision --devices --num-nodes --strategy --accumulate --no-augment"
     options += " --class-balanced --no-ema --resume --init-from --checkpoint-every-minutes --checkpoint-every-epochs"
     options += " --input-size --backbone-weights --validate-every-epochs"
+    options += (
+        " --checkpoint-every-steps --max-skipped-steps --worker-timeout --loggers --checkpoint-activations --compile"
+    )
+    options += " --channels-last --sync-bn"
     for text in (*options.split(), "minutes", "pixels", "the recipe's", "runs/RECIPE"):
         assert text in out, text
 

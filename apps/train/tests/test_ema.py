@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bev_train.ema import EmaWeights, ema_decay
+from bev_train.numbers import SkippedSteps
 
 
 class _Trainer:
@@ -19,6 +20,7 @@ class _Trainer:
 class _Module:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.skipped = SkippedSteps(0)
 
 
 def _started(model: nn.Module, ema: EmaWeights) -> EmaWeights:
@@ -85,6 +87,15 @@ def test_accumulating_batches_do_not_count() -> None:
     ema.on_train_start(trainer, _Module(model))
     for trainer.global_step in (0, 1, 1, 2):
         ema.on_train_batch_end(trainer, _Module(model), None, None, 0)
+    assert ema.updates == 2
+
+
+def test_a_step_that_was_left_out_does_not_count() -> None:
+    model, trainer = nn.Linear(2, 2), _Trainer()
+    ema, module = EmaWeights(0.9, 0), _Module(model)
+    ema.on_train_start(trainer, module)
+    for trainer.global_step, module.skipped.is_now in ((1, False), (2, True), (3, False)):
+        ema.on_train_batch_end(trainer, module, None, None, 0)
     assert ema.updates == 2
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from bev_nuscenes import collate
 from bev_train.callbacks import Checkpoints, GracefulStop
 from bev_train.ema import EmaWeights
-from bev_train.module import NonFiniteError, TrainingModule
+from bev_train.module import TrainingModule
 from bev_train.run_folder import RunFolderError
 from bev_zoo import Targets, TrainingOptions
 
@@ -57,8 +57,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_options, tiny_run, tmp_p
 
 def test_a_killed_run_resumes_from_its_last_save(tiny_options, tiny_run, tmp_path, monkeypatch) -> None:
     whole = tiny_run(tiny_options(out=tmp_path / "whole", checkpoint_every_epochs=2))
-    with pytest.raises(NonFiniteError):  # dies in epoch 2, after the save at the end of epoch 1
-        tiny_run(tiny_options(), poison_at=8)
+    with pytest.raises(Exception, match="Died"):  # in epoch 2, after the save at the end of epoch 1
+        tiny_run(tiny_options(), dies_at=8)
     _assert_same_end(whole, tiny_run(tiny_options(resume=True, checkpoint_every_epochs=2)))
 
 
@@ -165,6 +165,7 @@ def test_files_of_a_run(tiny_options, tiny_run) -> None:
     assert float(first["learning_rate"]) == pytest.approx(2e-3 * 0.001)
     assert 0 <= float(first["data_wait"]) <= 1
     assert float(first["samples_per_second"]) > 0
+    assert 0.05 < float(first["host_memory_gb"]) < 100
     assert not list(folder.path.rglob("*.partial"))
 
 
@@ -187,38 +188,10 @@ def test_the_model_gets_all_ground_truth_of_the_batch(tiny_sample) -> None:
     batch = collate([replace(tiny_sample, **truth)])
     module = TrainingModule(Model(), TrainingOptions(), seed=0)
     module._log_losses = lambda *_: None  # needs a trainer
+    module._batch_seed = 0
     module.training_step(batch, 0)
     for field in fields(Targets):
         assert getattr(module.model.targets, field.name) is getattr(batch, field.name) is not None
-
-
-def test_non_finite_loss_names_terms_and_samples(tiny_options, tiny_run) -> None:
-    with pytest.raises(NonFiniteError, match=r"step 2 \(heatmap = [\d.]+, box = nan; samples token\d, token\d\)"):
-        tiny_run(tiny_options(), poison_at=3)
-
-
-@pytest.mark.parametrize(
-    ("gradient", "told"),
-    [
-        (float("inf"), r"the gradient is not finite at step 0 \(in layers\.2\.bias; samples token\d, token\d\)"),
-        (
-            1e30,
-            r"the norm of the gradient is not finite at step 0 \(up to 1e\+30 in layers\.2\.bias; samples token",
-        ),
-    ],
-)
-def test_a_gradient_without_a_norm_names_parameters_and_samples(
-    tiny_options, tiny_run, monkeypatch, gradient: float, told: str
-) -> None:
-    step = TrainingModule.training_step
-
-    def overflowing_step(self, *args):
-        self.model.layers[2].bias.register_hook(lambda found: torch.full_like(found, gradient))
-        return step(self, *args)
-
-    monkeypatch.setattr(TrainingModule, "training_step", overflowing_step)
-    with pytest.raises(NonFiniteError, match=told):
-        tiny_run(tiny_options())
 
 
 class TestRunFolder:
@@ -250,15 +223,9 @@ class TestRunFolder:
         with pytest.raises(RunFolderError, match=told):
             tiny_run(tiny_options(resume=True, **change))
 
-    def test_truncated_checkpoint(self, tiny_options, tiny_run) -> None:
-        checkpoint = tiny_run(tiny_options(max_steps=1)).folder.checkpoint
-        checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-        with pytest.raises(RunFolderError, match="not a readable checkpoint"):
-            tiny_run(tiny_options(resume=True))
-
     def test_killed_before_the_first_save(self, tiny_options, tiny_run) -> None:
-        with pytest.raises(NonFiniteError):
-            tiny_run(tiny_options(), poison_at=1)
+        with pytest.raises(Exception, match="Died"):
+            tiny_run(tiny_options(), dies_at=1)
         with pytest.warns(UserWarning, match="never written"):
             assert tiny_run(tiny_options(resume=True)).step == EPOCHS * STEPS
 

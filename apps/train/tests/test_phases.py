@@ -7,7 +7,6 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from bev_train.module import NonFiniteError
 from bev_train.phases import share_batch_norm
 
 STEPS = 5  # per epoch of tiny_options, which has three
@@ -38,8 +37,8 @@ def test_a_resumed_run_is_in_the_phase_it_was_left_in(tiny_options, tiny_run, st
 
 def test_a_run_that_dies_gives_history_back(tiny_options, tiny_run) -> None:
     seen = {}
-    with pytest.raises(NonFiniteError):
-        tiny_run(tiny_options(), training={"temporal_start_epoch": 1}, poison_at=3, seen=seen)
+    with pytest.raises(Exception, match="Died"):
+        tiny_run(tiny_options(), training={"temporal_start_epoch": 1}, dies_at=3, seen=seen)
     assert seen["model"].history_used == [False] * 3
     assert seen["model"].use_history
 

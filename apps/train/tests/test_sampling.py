@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from bev_nuscenes import EpochSampler
+from bev_nuscenes import ClassBalancedSampler, EpochSampler
 from bev_train.data import ResumableSampler
 
 
@@ -14,6 +16,17 @@ def _draws(size: int, *, epoch: int = 0, **kwargs: int) -> list:
     sampler = ResumableSampler(EpochSampler(range(size), seed=3, num_replicas=1, rank=0), **kwargs)
     sampler.set_epoch(epoch)
     return list(sampler)
+
+
+class _Split:
+    """Key frames and the classes (frames, 10) that are in them."""
+
+    def __init__(self, present: np.ndarray) -> None:
+        self.positions = np.arange(len(present))
+        self.index = SimpleNamespace(class_presence=lambda positions: present[positions])
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
 
 def test_an_epoch_draws_everything_and_fills_up_from_its_beginning() -> None:
@@ -41,6 +54,21 @@ def test_processes_share_the_batches_of_one(size: int, batch: int, replicas: int
     ]
     assert together == single
     assert len(single) % (batch * replicas * accumulate) == 0
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 4])
+def test_class_balanced_draws_are_those_of_one_process(replicas: int) -> None:
+    rare = np.zeros((12, 10), dtype=bool)
+    rare[:, 0], rare[3, 1], rare[7:9, 2] = True, True, True
+    split = _Split(rare)
+    shares = []
+    parts = ({"batch_size": 1, "replicas": replicas, "rank": rank} for rank in range(replicas))
+    for options in ({"batch_size": replicas}, *parts):
+        epochs = ClassBalancedSampler(split, seed=5, num_replicas=1, rank=0)
+        shares.append(list(ResumableSampler(epochs, **options)))
+    single, *ranks = shares
+    assert [draw for draws in zip(*ranks, strict=True) for draw in draws] == single
+    assert sum(draw.index == 3 for draw in single) > 2  # the rare one is drawn again and again
 
 
 @pytest.mark.parametrize("consumed", range(13))

@@ -23,7 +23,9 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         image_augmentation=recipe.image_augmentation if options.augment else _at_rest(recipe.image_augmentation),
         bev_augmentation=recipe.bev_augmentation if options.augment else None,
         training=True,
-        fast_images=options.fast_images,
+        images="fast" if options.fast_images else "exact",
+        image_cache_bytes=options.data.image_cache_bytes,
+        on_error=options.data.on_error,
         with_depth=recipe.view.depth_loss_weight is not None,
         with_occupancy=recipe.task == "occupancy",
         depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
@@ -37,6 +39,7 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         batch_size=recipe.training.batch_size,
         accumulate=options.accumulate,
         workers=options.workers,
+        worker_timeout=options.worker_timeout or 0,
         validation=_validation(options, recipe),
     )
 
@@ -51,7 +54,7 @@ def _validation(options: TrainOptions, recipe: Recipe) -> NuscenesDataset | None
         input_size=recipe.input_size,
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation,
-        fast_images=options.fast_images,
+        images="fast" if options.fast_images else "exact",
         with_occupancy=True,
     )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from tqdm import tqdm
+
+from bev_train.workers import worker_error
 
 __all__ = ["Checkpoints", "GracefulStop", "StepProgress", "Throughput"]
 
@@ -75,29 +80,52 @@ class GracefulStop(pl.Callback):
 class Checkpoints(pl.Callback):
     """Decides when to save: at epoch ends, after some minutes, when training stops, and at the very end.
 
-    Saves happen only right after an optimiser step, so that every checkpoint is the same kind of moment.
+    Saves happen only right after an optimiser step, so that every checkpoint is the same kind of moment; when loading
+    workers fail, also while training waits for its next batch.
 
     Args:
         save: writes the files of the run.
         every_epochs: epochs between two saves at epoch ends.
         every_minutes: age of the last save that calls for another one in the middle of an epoch.
+        every_steps: optimiser steps between two saves, counted from the beginning of training; None for any number.
     """
 
-    def __init__(self, save: Callable[[pl.Trainer], None], *, every_epochs: int, every_minutes: float) -> None:
+    def __init__(
+        self,
+        save: Callable[[pl.Trainer], None],
+        *,
+        every_epochs: int,
+        every_minutes: float,
+        every_steps: int | None = None,
+    ) -> None:
         self.save = save
-        self.every_epochs, self.every_minutes = every_epochs, every_minutes
+        self.every_epochs, self.every_minutes, self.every_steps = every_epochs, every_minutes, every_steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_save = time.monotonic()
+        self._last_save, self._saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if _steps_now(trainer, batch_idx=args[-1]) and (self._is_end(trainer) or self._is_due(trainer)):
             self.save(trainer)
-            self._last_save = time.monotonic()
+            self._last_save, self._saved_step = time.monotonic(), trainer.global_step
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save once more if training waited for data, after a whole step, and the data failed.
+
+        Of several processes the others know nothing of it and would not take part: there the last save stands.
+        """
+        if trainer.world_size > 1:
+            return
+        in_order = trainer.fit_loop.epoch_loop.batch_progress.current
+        between_steps = in_order.ready == in_order.completed and _steps_now(trainer, in_order.completed - 1)
+        if worker_error(exception) is not None and between_steps and trainer.global_step > self._saved_step:
+            self.save(trainer)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         epochs = trainer.current_epoch + 1
         if trainer.is_last_batch and epochs % self.every_epochs == 0:
+            return True
+        if self.every_steps is not None and trainer.global_step % self.every_steps == 0:
             return True
         old = time.monotonic() - self._last_save >= 60 * self.every_minutes
         return _on_any_process(trainer, old)
@@ -110,6 +138,8 @@ class Checkpoints(pl.Callback):
 
 class Throughput(pl.Callback):
     """Logs samples per second (all processes) and the share of the time spent waiting for data, over recent batches.
+
+    And the memory of the first process, GB: what it holds of the host's, and the most it had of its GPU.
 
     It belongs at the end of the callbacks: what they take counts as computing.
     """
@@ -130,7 +160,19 @@ class Throughput(pl.Callback):
         self._ended = now
         waiting, computing = (sum(column) for column in zip(*self._spans, strict=True))
         rate = len(self._spans) * self.samples_per_batch * trainer.world_size / (waiting + computing)
-        pl_module.log_dict({"samples_per_second": rate, "data_wait": waiting / (waiting + computing)}, batch_size=1)
+        figures = {"samples_per_second": rate, "data_wait": waiting / (waiting + computing)}
+        pl_module.log_dict({**figures, **_memory(trainer.strategy.root_device)}, batch_size=1)
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """GB (1e9 bytes) of this process, by the names they are logged under; what the system does not tell is left out."""
+    figures = {}
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        figures["host_memory_gb"] = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if device.type == "cuda":
+        figures["gpu_memory_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return figures
 
 
 class StepProgress(pl.Callback):

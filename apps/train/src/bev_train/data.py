@@ -78,6 +78,7 @@ class TrainingData(pl.LightningDataModule):
         batch_size: samples per process and batch.
         accumulate: batches per optimiser step.
         workers: loading processes per training process.
+        worker_timeout: seconds to wait for a batch of the loading processes; 0 waits for ever.
         validation: what the model is measured on in the middle of its training.
         collate_samples: makes a batch of samples.
     """
@@ -90,12 +91,14 @@ class TrainingData(pl.LightningDataModule):
         batch_size: int,
         accumulate: int = 1,
         workers: int = 0,
+        worker_timeout: float = 0,
         validation: Dataset[Sample] | None = None,
         collate_samples: Callable[[list[Sample]], Batch] = collate,
     ) -> None:
         super().__init__()
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.accumulate, self.workers = batch_size, accumulate, workers
+        self.worker_timeout = worker_timeout
         self.validation = validation
         self.collate_samples = collate_samples
         if len(epochs) < batch_size:
@@ -126,6 +129,7 @@ class TrainingData(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            timeout=self.worker_timeout if self.workers else 0,
             worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=trainer.strategy.root_device.type == "cuda",
             collate_fn=self.collate_samples,

@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from bev_train.sharding import local, share_of, whole
+
 __all__ = ["EmaWeights", "ema_decay"]
 
 _RAMP_UPDATES = 2000  # the published time constant of the ramp
@@ -35,7 +37,8 @@ class EmaWeights(pl.Callback):
     def __init__(self, decay: float, initial_updates: int) -> None:
         self.decay = decay
         self.updates = initial_updates
-        self.average: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}  # what this process holds of it
+        self._live: dict[str, Tensor] = {}  # what is averaged, as the model holds it
         self._last_step = 0
 
     @torch.no_grad()
@@ -45,35 +48,50 @@ class EmaWeights(pl.Callback):
         keep = ema_decay(self.updates, self.decay)
         live = model.state_dict()
         torch._foreach_mul_(list(self.average.values()), keep)
-        torch._foreach_add_(list(self.average.values()), [live[name] for name in self.average], alpha=1 - keep)
+        torch._foreach_add_(list(self.average.values()), [local(live[name]) for name in self.average], alpha=1 - keep)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """Within this context the model holds the average instead of its own weights."""
-        live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.average, strict=False)
+        state = model.state_dict()
+        live = {name: local(state[name]) for name in self.average}
+        kept = {name: tensor.clone() for name, tensor in live.items()}
+        _copy(self.average, live)
         try:
             yield
         finally:
-            model.load_state_dict(live)
+            _copy(kept, live)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole average by name; every process of a sharded run must call this."""
+        return {name: whole(part, self._live[name]) for name, part in self.average.items()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        live = _floating_point_state(pl_module.model)
-        restored = self.average or live
-        self.average = {name: restored[name].detach().clone().to(tensor.device) for name, tensor in live.items()}
+        self._live = _floating_point_state(pl_module.model)
+        if self.average:
+            self.average = {name: share_of(self.average[name], tensor) for name, tensor in self._live.items()}
+        else:
+            self.average = {name: local(tensor).detach().clone() for name, tensor in self._live.items()}
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self._last_step:  # gradients are still being accumulated
             return
         self._last_step = trainer.global_step
-        self.update(pl_module.model)
+        if not pl_module.skipped.is_now:
+            self.update(pl_module.model)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "average": self.average}
+        return {"updates": self.updates, "average": self.weights()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates, self.average = state_dict["updates"], state_dict["average"]
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
 
 
 def _floating_point_state(model: nn.Module) -> dict[str, Tensor]:

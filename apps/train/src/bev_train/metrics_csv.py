@@ -61,11 +61,15 @@ class MetricsCsv(Logger):
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        whole = self.path.read_text().splitlines(keepends=True)
+        if whole and not whole[-1].endswith("\n"):  # the process died while it wrote this row
+            whole.pop()
+        return list(csv.DictReader(whole))
 
     def _write_all(self, rows: list[dict[str, str]]) -> None:
-        with self.path.open("w", newline="") as file:
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
+        partial.replace(self.path)

@@ -88,11 +88,34 @@ class TrainOptions:
     """Devices per node; auto is every GPU, or one CPU process."""
     num_nodes: int = 1
     """Machines."""
-    strategy: str = "auto"
-    """Lightning strategy, for instance ddp."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How processes share the work: every one holds the model (ddp), or a share of it (fsdp); auto is ddp where there
+    are several."""
+    sync_bn: bool = False
+    """Share the statistics of batch norm between GPUs from the first epoch on; otherwise as the recipe says."""
+    checkpoint_activations: bool = False
+    """Compute the stages of backbone and encoders again in the backward pass: less memory, about a third slower."""
+    compile: bool = False
+    """Compile backbone, neck and encoders with torch.compile: minutes at the start, faster steps."""
+    channels_last: bool = False
+    """Keep image features in the channels-last layout, which tensor cores prefer."""
 
+    max_skipped_steps: int = 3
+    """Leave out at most so many optimiser steps in a row whose loss or gradient is not finite, then save and stop; the
+    gradient scaler of 16-mixed may leave out 20 more."""
+    worker_timeout: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: wait for ever)")
+    ] = None
+    """Stop when the loading workers give no batch for so long, seconds."""
+
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")
+    """Where values are logged: metrics.csv, tensorboard/, Weights & Biases, MLflow."""
     checkpoint_every_epochs: int = 1
     """Save at every so many epoch ends."""
+    checkpoint_every_steps: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: not counted)")
+    ] = None
+    """Save also after every so many optimiser steps."""
     checkpoint_every_minutes: float = 10.0
     """Save also in the middle of an epoch once the last save is this old, minutes."""
     validate_every_epochs: Annotated[

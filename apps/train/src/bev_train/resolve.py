@@ -11,8 +11,8 @@ from bev_zoo import Recipe, get_recipe
 
 __all__ = ["resolve_recipe", "training_split", "validation_split"]
 
-_TRAINING_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train"}
-_VALIDATION_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val"}
+_TRAINING_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "own": "train"}
+_VALIDATION_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "own": "val"}
 
 
 def resolve_recipe(options: TrainOptions) -> Recipe:
@@ -36,6 +36,8 @@ def resolve_recipe(options: TrainOptions) -> Recipe:
         if (value := getattr(options, name)) is not None
     }
     changes["milestones"] = _milestones(recipe, options)
+    if options.sync_bn:
+        changes["syncbn_start_epoch"] = 0
     if options.class_balanced != "recipe":
         changes["class_balanced"] = options.class_balanced == "on"
     return replace(recipe, training=replace(recipe.training, **changes))
@@ -76,16 +78,22 @@ def _check_ranges(options: TrainOptions) -> None:
         "validate_every_epochs",
         "checkpoint_every_epochs",
         "checkpoint_every_minutes",
+        "checkpoint_every_steps",
+        "worker_timeout",
         "log_every",
     )
     for name in positive:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
-    for name in ("workers", "warmup_steps", "seed"):
+    for name in ("workers", "warmup_steps", "seed", "max_skipped_steps"):
         value = getattr(options, name)
         if value is not None and value < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+    if options.compile and options.checkpoint_activations:
+        raise ValueError("--compile and --checkpoint-activations exclude each other: a compiled stage cannot be redone")
+    if options.worker_timeout is not None and options.workers == 0:
+        raise ValueError("--worker-timeout watches loading workers, and --workers is 0: leave it out")
 
 
 def _milestones(recipe: Recipe, options: TrainOptions) -> tuple[int, ...]:

@@ -8,16 +8,18 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bev_train.checkpoint import newest_intact, previous_of, replace_durably, saving
 from bev_train.options import TrainOptions
 from bev_zoo import Recipe
 
-__all__ = ["RunFolder", "RunFolderError", "open_run_folder"]
+__all__ = ["RunFolder", "RunFolderError", "join_run_folder", "open_run_folder"]
 
 # What may differ between an interrupted run and its continuation: nothing here changes a number.
 _FREE = {
@@ -29,6 +31,11 @@ _FREE = {
         "options.validate_every_epochs",
         "options.strategy",
         "options.accelerator",
+        "options.checkpoint_activations",
+        "options.max_skipped_steps",
+        "options.worker_timeout",
+        "options.loggers",
+        "options.checkpoint_every_steps",
     ),
     *("options.max_steps", "options.max_minutes", "options.epochs", "recipe.training.epochs"),
     *("options.checkpoint_every_epochs", "options.checkpoint_every_minutes", "options.data.root", "options.data.index"),
@@ -46,15 +53,27 @@ class RunFolder:
     Attributes:
         path: the folder.
         step: optimiser steps its checkpoint has taken; 0 for a new run.
+        resume_from: the checkpoint to go on from; None for a new run, and for one that never saved.
     """
 
     path: Path
     step: int = 0
+    resume_from: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
         """Everything needed to go on: weights, average, optimiser, schedule, position."""
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before that one, for the case that it is damaged."""
+        return previous_of(self.checkpoint)
+
+    @property
+    def damaged(self) -> Path | None:
+        """The last checkpoint, if the run had to go on from the one before."""
+        return None if self.resume_from in (None, self.checkpoint) else self.checkpoint
 
     @property
     def weights(self) -> Path:
@@ -91,17 +110,26 @@ def open_run_folder(options: TrainOptions, recipe: Recipe) -> RunFolder:
     if not (path / "options.json").is_file():
         raise RunFolderError(f"--resume found no run in {path}: name its folder with --out, or start without --resume")
     _check_same(path, _described(options, recipe))
-    return RunFolder(path, _saved_step(RunFolder(path).checkpoint))
+    return _with_checkpoint(path, lambda text: warnings.warn(text, stacklevel=4))
 
 
-def _saved_step(checkpoint: Path) -> int:
-    if not checkpoint.is_file():
-        warnings.warn(f"{checkpoint} was never written: the run starts again from step 0", stacklevel=3)
-        return 0
-    try:
-        return torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"]
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise RunFolderError(f"{checkpoint} is not a readable checkpoint: remove it, or start a new run") from error
+def join_run_folder(options: TrainOptions) -> RunFolder:
+    """The folder as the other processes of a run see it, after the first one has checked it (:func:`open_run_folder`).
+
+    Raises:
+        ValueError: no checkpoint of a resumed run can be read.
+    """
+    path = options.folder
+    return _with_checkpoint(path, lambda text: None) if options.resume else RunFolder(path)
+
+
+def _with_checkpoint(path: Path, tell: Callable[[str], None]) -> RunFolder:
+    last = RunFolder(path).checkpoint
+    saved = newest_intact(last, tell=tell)
+    if saved is None:
+        tell(f"{last} was never written: the run starts again from step 0")
+        return RunFolder(path)
+    return RunFolder(path, saved.step, saved.path)
 
 
 def _check_same(path: Path, now: dict[str, Any]) -> None:
@@ -151,5 +179,6 @@ def _version(package: str) -> str | None:
 
 def _write_json(path: Path, content: Any) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    with saving(path, partial):
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        replace_durably(partial, path)

@@ -1,0 +1,63 @@
+"""Where the values of a run go."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from bev_train.metrics_csv import MetricsCsv
+from bev_train.run_folder import RunFolder
+
+__all__ = ["build_loggers"]
+
+_PROJECT = "bevkit"
+
+
+def build_loggers(names: tuple[str, ...], folder: RunFolder) -> list[Logger]:
+    """The loggers of a run; a resumed run goes on with the same ones.
+
+    Raises:
+        ValueError: an unknown name, or a logger whose package is not installed.
+    """
+    makers: dict[str, Callable[[RunFolder], Logger]] = {
+        "csv": lambda folder: MetricsCsv(folder.metrics, first_step=folder.step),
+        "tensorboard": _tensorboard,
+        "wandb": _wandb,
+        "mlflow": _mlflow,
+    }
+    unknown = [name for name in names if name not in makers]
+    if unknown:
+        raise ValueError(f"--loggers must be among {', '.join(makers)}, got {', '.join(unknown)}")
+    return [_made(makers[name], name, folder) for name in dict.fromkeys(names)]
+
+
+def _made(make: Callable[[RunFolder], Logger], name: str, folder: RunFolder) -> Logger:
+    try:
+        return make(folder)
+    except ImportError as error:
+        raise ValueError(f"--loggers {name} needs a package: pip install 'bev-train[{name}]'") from error
+
+
+def _tensorboard(folder: RunFolder) -> Logger:
+    return TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=folder.step or None)
+
+
+def _wandb(folder: RunFolder) -> Logger:
+    """The account, and whether to send anything at all, follow wandb's own environment (WANDB_API_KEY, WANDB_MODE)."""
+    options: dict[str, Any] = {"project": _PROJECT, "name": folder.path.name, "id": _run_id(folder), "resume": "allow"}
+    return WandbLogger(save_dir=folder.path, **options)
+
+
+def _mlflow(folder: RunFolder) -> Logger:
+    """The server is that of MLFLOW_TRACKING_URI, else a data base in the run folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.resolve() / 'mlflow.db'}"
+    return MLFlowLogger(_PROJECT, run_name=folder.path.name, tracking_uri=uri)
+
+
+def _run_id(folder: RunFolder) -> str:
+    """The same for every start of a run."""
+    return hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:12]
