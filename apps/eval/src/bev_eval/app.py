@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_eval.models import Predictor, load_model
+from bev_eval.models import Predictor, load_model, takes_raw_images
 from bev_eval.options import EvalOptions, check_options, check_recipe, evaluation_split
-from bev_eval.predict import Prediction, predict_split
+from bev_eval.predict import Prediction, groups_of, predict_split
+from bev_eval.processes import Processes, gathered, joined
 from bev_nuscenes import (
     Metrics,
     NuscenesDataset,
@@ -24,7 +26,7 @@ from bev_nuscenes import (
 
 __all__ = ["Evaluation", "evaluate_recipe"]
 
-_RESULTS = ("results_nusc.json", "metrics.json", "metrics_summary.json", "occupancy/*.npz")
+_RESULTS = ("results_nusc.json", "metrics.json", "metrics_summary.json", "occupancy/*.npz", ".rows-*.part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +36,32 @@ class Evaluation:
     Attributes:
         submission: predictions in the official format: a file of boxes, or a folder with a file of voxels per sample.
         metrics: the figures; None for v1.0-test, whose annotations are not public.
+        is_main_process: whether this process is the one that judges and reports; the others have no metrics.
     """
 
     submission: Path
     metrics: Metrics | OccupancyMetrics | None
+    is_main_process: bool = True
 
 
 def evaluate_recipe(options: EvalOptions) -> Evaluation:
-    """Predict a split and evaluate the predictions.
+    """Predict a split and evaluate the predictions; started by torchrun, the processes share the split.
 
     Raises:
         ValueError: a mistake in the options, the data or the checkpoint; the message says what to do.
     """
     check_options(options)
+    with joined() as processes:
+        return _evaluate_share(options, processes)
+
+
+def _evaluate_share(options: EvalOptions, processes: Processes) -> Evaluation:
     model, device = load_model(options)
     check_recipe(options, model.recipe)
     dataset = _open_split(options, model)
-    folder = _make_room(options)
+    if processes.is_main:
+        _make_room(options)
+    processes.wait_for_all()
     predictions = predict_split(
         model,
         dataset,
@@ -59,11 +70,12 @@ def evaluate_recipe(options: EvalOptions) -> Evaluation:
         fill_batches=options.model is not None,
         workers=options.workers,
         stream=options.stream,
+        processes=processes,
     )
     write_and_judge = _voxels if model.recipe.task == "occupancy" else _boxes
-    evaluation = write_and_judge(options, dataset, predictions, folder)
+    evaluation = write_and_judge(options, dataset, predictions, processes)
     if evaluation.metrics is not None:
-        _write_figures(options, model, evaluation.metrics, folder / "metrics.json")
+        _write_figures(options, model, evaluation.metrics, options.folder / "metrics.json")
     return evaluation
 
 
@@ -77,6 +89,9 @@ def _open_split(options: EvalOptions, model: Predictor) -> NuscenesDataset:
         frames=1 if options.stream else model.recipe.frames,
         image_augmentation=model.recipe.image_augmentation,
         training=False,
+        images="raw" if takes_raw_images(options, model) else "exact",
+        image_cache_bytes=options.data.image_cache_bytes,
+        on_error=options.data.on_error,
     )
     if model.recipe.task == "occupancy" and _has_answers(options):
         read_occupancy(dataset.index.occupancy_path(dataset.positions[0]))
@@ -84,14 +99,19 @@ def _open_split(options: EvalOptions, model: Predictor) -> NuscenesDataset:
 
 
 def _boxes(
-    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], folder: Path
+    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], processes: Processes
 ) -> Evaluation:
-    submission = folder / "results_nusc.json"
-    write_submission(submission, _rows(predictions, options.score_threshold), dataset.index.tokens(dataset.split))
+    submission = options.folder / "results_nusc.json"
+    sizes = [len(group) for group in groups_of(dataset, batch_size=options.batch_size, stream=options.stream)]
+    rows = gathered(_rows(predictions, options.score_threshold), sizes, options.folder, processes)
+    if not processes.is_main:
+        deque(rows, maxlen=0)  # its share is written for the main process
+        return Evaluation(submission=submission, metrics=None, is_main_process=False)
+    write_submission(submission, rows, dataset.index.tokens(dataset.split))
     if not _has_answers(options):
         return Evaluation(submission=submission, metrics=None)
     data = options.data
-    metrics = evaluate(submission, root=data.root, version=data.version, split=dataset.split, out_dir=folder)
+    metrics = evaluate(submission, root=data.root, version=data.version, split=dataset.split, out_dir=options.folder)
     return Evaluation(submission=submission, metrics=metrics)
 
 
@@ -99,15 +119,18 @@ def _rows(predictions: Iterable[Prediction], score_threshold: float) -> Iterator
     """What ``bev_nuscenes.write_submission`` takes: token, boxes, scores, labels, box_to_global."""
     for token, found, box_to_global in predictions:
         kept = found[found.scores >= score_threshold]
-        yield token, kept.boxes, kept.scores, kept.labels, box_to_global
+        yield token, kept.boxes.cpu(), kept.scores.cpu(), kept.labels.cpu(), box_to_global
 
 
 def _voxels(
-    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], folder: Path
+    options: EvalOptions, dataset: NuscenesDataset, predictions: Iterable[Prediction], processes: Processes
 ) -> Evaluation:
-    submission = folder / "occupancy"
+    submission = options.folder / "occupancy"
     for token, found, _ in predictions:
         write_prediction(submission, token, found)
+    processes.wait_for_all()
+    if not processes.is_main:
+        return Evaluation(submission=submission, metrics=None, is_main_process=False)
     if not _has_answers(options):
         return Evaluation(submission=submission, metrics=None)
     metrics = evaluate_occupancy(submission, options.data, dataset.split, ray_iou=options.ray_iou)
@@ -131,7 +154,7 @@ def _write_figures(options: EvalOptions, model: Predictor, metrics: Metrics | Oc
     path.write_text(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
 
 
-def _make_room(options: EvalOptions) -> Path:
+def _make_room(options: EvalOptions) -> None:
     """The output folder, made if need be, without the results of an earlier evaluation."""
     folder = options.folder
     earlier = [path for pattern in _RESULTS for path in sorted(folder.glob(pattern))]
@@ -142,4 +165,3 @@ def _make_room(options: EvalOptions) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in earlier:
         path.unlink()
-    return folder

@@ -13,7 +13,7 @@ from bev_zoo import Detector, create_model, get_recipe, trained_model
 if TYPE_CHECKING:
     from bev_deploy import DeployedDetector
 
-__all__ = ["Predictor", "load_model"]
+__all__ = ["Predictor", "load_model", "takes_raw_images"]
 
 Predictor: TypeAlias = "Detector | DeployedDetector"
 
@@ -33,15 +33,15 @@ def load_model(options: EvalOptions) -> tuple[Predictor, torch.device]:
     return model.to(device).eval(), device
 
 
+def takes_raw_images(options: EvalOptions, model: Predictor) -> bool:
+    """Whether a model is an export that prepares camera images in its graph."""
+    return options.model is not None and model.manifest.preprocessing.in_graph
+
+
 def _exported(options: EvalOptions, folder: Path) -> DeployedDetector:
     from bev_deploy import load  # here, so that checkpoints need no runtimes
 
     model = load(folder, options.runtime, recipe=options.recipe, device=options.device)
-    if model.manifest.preprocessing.in_graph:
-        raise ValueError(
-            f"{folder} takes camera images as they are, and the data set gives prepared ones: export the model without "
-            "--preprocess"
-        )
     if model.manifest.batch not in (None, options.batch_size):
         raise ValueError(
             f"{folder} was exported for {model.manifest.batch} samples per call, --batch-size is {options.batch_size}: "

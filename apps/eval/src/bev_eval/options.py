@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvalOptions", "check_options", "check_recipe", "evaluation_split"]
 
-_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test"}
+_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test", "own": "val"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class EvalOptions:
     and the official devkit computes mAP, NDS and the true-positive errors. The voxels of an occupancy recipe go to
     occupancy/TOKEN.npz (the format of the CVPR 2023 challenge) and are compared with the ground truth in the data's
     gts folder. Figures are printed and written to metrics.json. On v1.0-test, whose annotations are not public, the
-    program stops after the predictions.
+    program stops after the predictions. Images of other cameras: bev-eval predict --help.
     """
 
     recipe: tyro.conf.Positional[str]

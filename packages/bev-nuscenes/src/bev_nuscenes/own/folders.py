@@ -1,0 +1,56 @@
+"""Frames of a description that lists none: the images found in the cameras' folders, paired by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .description import OwnCamera, OwnFrame, OwnReading, OwnScene
+from .document import Field
+
+__all__ = ["frames_are_found", "scene_of_folders"]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+SCENE = "images"
+"""Name of the one scene."""
+
+
+def frames_are_found(content: bytes) -> bool:
+    """Whether a description lists no scenes, seen from its text without parsing it (it may be large)."""
+    return b"scenes" not in content
+
+
+def scene_of_folders(field: Field, root: Path, cameras: Sequence[OwnCamera], rate_hz: float) -> tuple[OwnScene, ...]:
+    """One scene of all images, in the order of their names; an ego that stands still.
+
+    Images of several cameras belong together where their names are equal but for the suffix; so do single images of
+    each camera, whatever they are called. Frames are ``1 / rate_hz`` seconds apart.
+    """
+    if rate_hz <= 0:
+        field["rate_hz"].fail(f"frames per second above 0 are needed, got {rate_hz}")
+    found = {camera.name: _images(root / camera.folder) for camera in cameras}
+    for camera in cameras:
+        if not found[camera.name]:
+            field.note(f"camera {camera.name}: no .jpg or .png image in {root / camera.folder}")
+    if all(len(images) == 1 for images in found.values()):
+        found = {name: {"": next(iter(images.values()))} for name, images in found.items()}
+    stems = sorted({stem for images in found.values() for stem in images})
+    frames = tuple(
+        OwnFrame(
+            number=number,
+            timestamp=number / rate_hz,
+            ego_to_global=np.eye(4),
+            images={name: OwnReading(file=images[stem]) for name, images in found.items() if stem in images},
+        )
+        for number, stem in enumerate(stems)
+    )
+    return (OwnScene(name=SCENE, frames=frames),)
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """Stem -> file name of the images in a folder."""
+    if not folder.is_dir():
+        return {}
+    return {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES}
