@@ -171,7 +171,8 @@ def _judge_boxes(model: Detector, data: DataOptions, folder: Path) -> dict[str, 
     recipe, dataset = model.recipe, _unseen(model.recipe, data)
     depths, velocities, moved = [], [], []
     with SubmissionWriter(folder / "results_nusc.json", dataset.index.tokens(VAL)) as submission:
-        for batch in tqdm((collate([dataset[i]]) for i in range(len(dataset))), total=len(dataset), mininterval=30):
+        batches = (collate([dataset[i]]).to("cpu") for i in range(len(dataset)))
+        for batch in tqdm(batches, total=len(dataset), mininterval=30):
             images, rig = _first_frames(batch, recipe.frames)
             outputs = model(images, rig)
             found = model.head.decode(outputs)[0]
@@ -199,7 +200,7 @@ def _unseen(recipe: Recipe, data: DataOptions) -> NuscenesDataset:
         input_size=recipe.input_size,
         frames=max(recipe.frames, 2),
         image_augmentation=recipe.image_augmentation,
-        fast_images=True,
+        images="fast",
         with_depth=True,
         depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
     )

@@ -127,11 +127,24 @@ def test_reading_of_data(bev_bench, key_frames, tmp_path) -> None:
     status, out, _ = bev_bench(*command)
     assert status == 0
     assert "v1.0-mini mini_train, 1 samples, read for evaluation" in out
-    exact, fast = read_report(tmp_path / "a.json").rows
-    assert (exact.setting, fast.setting) == ("exact images, 0 workers", "fast images, 0 workers")
-    # The scene has one key frame, which stands in for the frame before it and is decoded once.
-    assert exact.figure("images").median == pytest.approx(6 * exact.figure("samples").median)
-    assert exact.figure("CPU time per sample").count == 2
+    rows = read_report(tmp_path / "a.json").rows
+    kinds = ("exact images", "fast images", "exact images, cached", "fast images, cached")
+    assert [row.setting for row in rows] == [f"{kind}, 0 workers" for kind in kinds]
+    # The scene has one key frame, which stands in for the frame before it and is decoded once per sample, or at all.
+    assert [row.figure("decoded").median for row in rows] == [6, 6, 3, 3]
+    for row in rows:
+        assert row.figure("images").median == pytest.approx(6 * row.figure("samples").median)
+        assert row.figure("CPU time per sample").count == 2
+    with pytest.raises(KeyError):
+        rows[0].figure("CPU ratio")
+    assert rows[1].figure("CPU ratio").median > 1
+
+
+def test_reading_of_data_for_training_has_a_cache_only_when_asked(bev_bench, key_frames, tmp_path) -> None:
+    data = ("--data.root", key_frames.root, "--data.index", key_frames.index, "--training", "--samples", 1)
+    for more, count in ((), 2), (("--data.image-cache-gb", 0.1), 4):
+        assert bev_bench("data", "bevdet-tiny-4d", *data, *more, *SMALL, *ONCE, "--json", tmp_path / "a.json")[0] == 0
+        assert len(read_report(tmp_path / "a.json").rows) == count
 
 
 @pytest.mark.parametrize("command", ["compare", "--compare"])

@@ -189,7 +189,7 @@ def test_a_named_index_of_another_version_is_refused(tiny_root, tiny_index, tmp_
 
 def test_an_index_that_cannot_be_written_says_so(tiny_root, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written .*; name a writable index file"):
+    with pytest.raises(DataError, match=r"cannot be written .*; name a writable place"):
         open_index(DataOptions(root=str(tiny_root), index=tmp_path / "file" / "index.npz"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -15,7 +15,7 @@ from bev_bench.machine import this_machine
 from bev_bench.options import DataBenchOptions
 from bev_bench.report import Fact, Figure, Report, Row
 from bev_bench.stopwatch import Contender, Times, measure
-from bev_nuscenes import CAMERAS, Batch, DataOptions, NuscenesDataset, Sample, collate, open_index
+from bev_nuscenes import Batch, DataOptions, NuscenesDataset, NuscenesIndex, Sample, collate, open_index
 from bev_zoo import Recipe, get_recipe
 
 __all__ = ["measure_data"]
@@ -24,10 +24,12 @@ _SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "v1.0-test": "te
 _NOTES = (
     "a round reads all samples through a DataLoader whose workers stay alive; after the warm-up the files are in the "
     "page cache, so disks are not measured",
-    "images: that were decoded; a frame that stands in for a missing one is not decoded again",
-    "CPU time: of all threads of the process that reads a sample, without collating and handing over",
-    "ratio: how many times as fast as the first setting, round by round; exact: PIL as published; fast: JPEGs decoded "
-    "at a reduced scale",
+    "images: that samples consist of; a frame that stands in for a missing one does not count again",
+    "decoded: JPEG files per sample; with a cache, which begins every round empty, workers decode for each other",
+    "CPU time: of all threads of the process that reads a sample, without collating and handing over, and for fast "
+    "images without normalising, which the device does",
+    "ratio, CPU ratio: how many times as fast as the first setting, round by round, and how many times less CPU time, "
+    "sample by sample; exact: PIL as published; fast: JPEGs decoded at a reduced scale, one warp",
 )
 
 
@@ -42,7 +44,9 @@ def measure_data(options: DataBenchOptions) -> Report:
     readers = _readers(options, recipe)
     contenders = [Contender.of(reader.name, reader.read_all) for reader in readers]
     times = measure(contenders, device, repetition, what=recipe.name)
-    rows = tuple(_row(recipe, reader, time, times[0]) for reader, time in zip(readers, times, strict=True))
+    rows = tuple(
+        _row(recipe, reader, time, (readers[0], times[0])) for reader, time in zip(readers, times, strict=True)
+    )
     facts = _facts(options, recipe, readers)
     return Report(command="data", facts=facts, rows=rows, notes=_NOTES, machine=this_machine(device))
 
@@ -80,11 +84,13 @@ class _Reader:
     """Reads all samples in one way, again and again, and keeps what each cost."""
 
     def __init__(self, dataset: NuscenesDataset, options: DataBenchOptions, workers: int) -> None:
-        self.name = f"{'fast' if dataset.fast_images else 'exact'} images, {workers} workers"
-        self.samples = options.samples
+        self.dataset, self.samples = dataset, options.samples
+        self.cached = dataset.image_cache_bytes > 0
+        self.name = f"{dataset.images} images{', cached' if self.cached else ''}, {workers} workers"
         frames = [len(np.unique(dataset.history(i % len(dataset)))) for i in range(options.samples)]
-        self.images = len(CAMERAS) * sum(frames)  # decoded per round
-        self.cpu_ms: list[float] = []
+        self.images = dataset.index.cameras.files.shape[1] * sum(frames)  # per round
+        self.decoded: list[int] = []  # images, per round
+        self.cpu_ms: list[float] = []  # per sample
         self.loader = DataLoader(
             _TimedDataset(dataset, options.samples),
             batch_size=options.batch_size,
@@ -94,8 +100,11 @@ class _Reader:
         )
 
     def read_all(self) -> None:
+        self.dataset.forget_images()
+        before = self.dataset.image_counts.misses
         for timed in self.loader:
             self.cpu_ms += timed.cpu_ms
+        self.decoded.append(self.dataset.image_counts.misses - before if self.cached else self.images)
 
     def cpu_ms_of_the_last(self, rounds: int) -> list[float]:
         """Per sample, without the warm-up."""
@@ -114,26 +123,38 @@ def _checked_recipe(options: DataBenchOptions) -> Recipe:
 
 def _readers(options: DataBenchOptions, recipe: Recipe) -> list[_Reader]:
     index = open_index(options.data)
-    training = options.training
+    cached = _is_cached(options, recipe)
     datasets = [
-        NuscenesDataset(
-            index,
-            _split(options.data),
-            input_size=recipe.input_size,
-            frames=recipe.frames,
-            image_augmentation=recipe.image_augmentation,
-            bev_augmentation=recipe.bev_augmentation,
-            training=training,
-            with_depth=training and recipe.view.depth_loss_weight is not None,
-            with_occupancy=training and recipe.task == "occupancy",
-            fast_images=fast,
-            box_range=recipe.view.grid.bev_bounds,
-            depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
-            seed=options.run.seed,
-        )
-        for fast in (False, True)
+        _dataset(index, options, recipe, images=images, image_cache_bytes=cache_bytes)
+        for cache_bytes in ((0, options.data.image_cache_bytes) if cached else (0,))
+        for images in ("exact", "fast")
     ]
     return [_Reader(dataset, options, workers) for workers in options.workers for dataset in datasets]
+
+
+def _is_cached(options: DataBenchOptions, recipe: Recipe) -> bool:
+    """Whether a cache is measured, too: where there is one by default, or one was asked for."""
+    asked = options.data.image_cache_bytes
+    return bool(asked) or (asked is None and recipe.frames > 1 and not options.training)
+
+
+def _dataset(index: NuscenesIndex, options: DataBenchOptions, recipe: Recipe, **reading: Any) -> NuscenesDataset:
+    training = options.training
+    return NuscenesDataset(
+        index,
+        _split(options.data),
+        input_size=recipe.input_size,
+        frames=recipe.frames,
+        image_augmentation=recipe.image_augmentation,
+        bev_augmentation=recipe.bev_augmentation,
+        training=training,
+        with_depth=training and recipe.view.depth_loss_weight is not None,
+        with_occupancy=training and recipe.task == "occupancy",
+        box_range=recipe.view.grid.bev_bounds,
+        depth_range=(recipe.view.depth.lower, recipe.view.depth.upper),
+        seed=options.run.seed,
+        **reading,
+    )
 
 
 def _split(data: DataOptions) -> str:
@@ -143,23 +164,31 @@ def _split(data: DataOptions) -> str:
     return split
 
 
-def _row(recipe: Recipe, reader: _Reader, time: Times, first: Times) -> Row:
+def _row(recipe: Recipe, reader: _Reader, time: Times, first: tuple[_Reader, Times]) -> Row:
+    rounds = len(time.total)
+    cpu_ms, first_ms = (r.cpu_ms_of_the_last(rounds) for r in (reader, first[0]))
     figures = (
         Figure.of("samples", "1/s", [1e3 * reader.samples / ms for ms in time.total]),
         Figure.of("images", "1/s", [1e3 * reader.images / ms for ms in time.total]),
-        Figure.of("CPU time per sample", "ms", reader.cpu_ms_of_the_last(len(time.total))),
-        *([Figure.of("ratio", "", time.ratios(first))] if time is not first else []),
+        Figure.of("decoded", "per sample", [images / reader.samples for images in reader.decoded[-rounds:]]),
+        Figure.of("CPU time per sample", "ms", cpu_ms),
     )
+    if time is not first[1]:
+        ratios = [theirs / ours for theirs, ours in zip(first_ms, cpu_ms, strict=True)]
+        figures += (Figure.of("ratio", "", time.ratios(first[1])), Figure.of("CPU ratio", "", ratios))
     return Row(case=recipe.name, setting=reader.name, figures=figures)
 
 
 def _facts(options: DataBenchOptions, recipe: Recipe, readers: Sequence[_Reader]) -> tuple[Fact, ...]:
     height, width = recipe.input_size
-    dataset = readers[0].loader.dataset.dataset
+    dataset = readers[0].dataset
     purpose = "training (augmented)" if options.training else "evaluation"
     return (
         Fact(name="recipe", value=recipe.name),
         Fact(name="data", value=f"{options.data.version} {dataset.split}, {len(dataset)} samples, read for {purpose}"),
-        Fact(name="sample", value=f"{recipe.frames} frames x {len(CAMERAS)} cameras x {height}x{width}"),
+        Fact(
+            name="sample",
+            value=f"{recipe.frames} frames x {dataset.index.cameras.files.shape[1]} cameras x {height}x{width}",
+        ),
         Fact(name="round", value=f"{options.samples} samples in batches of {options.batch_size}"),
     )

@@ -2,11 +2,21 @@
 
 from .batch import Batch, Sample, collate
 from .bev_augmentation import BevAugmentation, BevTransform, boxes_in_range, wrap_yaw
-from .build import DataOptions, build_index, default_index_path, open_index
+from .build import build_index, default_index_path, open_index
 from .dataset import Draw, NuscenesDataset
-from .errors import DataError
+from .errors import DataError, UnreadableFileError
 from .evaluation import ClassMetrics, Metrics, TpErrors, evaluate
-from .image_augmentation import PIXEL_MEAN, PIXEL_STD, ImageAugmentation, ImageTransform, normalize_image
+from .faults import Faults
+from .file_cache import FileCache
+from .image_augmentation import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    ImageAugmentation,
+    ImageTransform,
+    normalize_image,
+    normalize_images,
+)
+from .image_cache import CacheCounts
 from .index import BoxTable, CameraTable, FrameTable, IndexInfo, LidarTable, NuscenesIndex, SceneTable
 from .lidar_depth import lidar_depth_maps
 from .occupancy import (
@@ -20,7 +30,9 @@ from .occupancy import (
 )
 from .occupancy_evaluation import OccupancyCounts, OccupancyMetrics, evaluate_occupancy
 from .occupancy_predictions import read_prediction, write_prediction
+from .options import DataOptions
 from .ray_iou import RayIou, RayIouCounts, cast_rays, lidar_rays, ray_origins
+from .remote import RemoteAccess, RemotePath
 from .sampling import ClassBalancedSampler, EpochSampler, class_balanced_indices
 from .submission import SubmissionWriter, attribute_names, write_submission
 from .taxonomy import ATTRIBUTES, CAMERAS, CLASSES
@@ -40,6 +52,7 @@ __all__ = [
     "BevAugmentation",
     "BevTransform",
     "BoxTable",
+    "CacheCounts",
     "CameraTable",
     "ClassBalancedSampler",
     "ClassMetrics",
@@ -47,6 +60,8 @@ __all__ = [
     "DataOptions",
     "Draw",
     "EpochSampler",
+    "Faults",
+    "FileCache",
     "FrameTable",
     "ImageAugmentation",
     "ImageTransform",
@@ -60,10 +75,13 @@ __all__ = [
     "OccupancyTruth",
     "RayIou",
     "RayIouCounts",
+    "RemoteAccess",
+    "RemotePath",
     "Sample",
     "SceneTable",
     "SubmissionWriter",
     "TpErrors",
+    "UnreadableFileError",
     "attribute_names",
     "boxes_in_range",
     "build_index",
@@ -76,6 +94,7 @@ __all__ = [
     "lidar_depth_maps",
     "lidar_rays",
     "normalize_image",
+    "normalize_images",
     "open_index",
     "ray_origins",
     "read_occupancy",

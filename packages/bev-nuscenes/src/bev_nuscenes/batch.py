@@ -1,7 +1,7 @@
 """Samples and batches.
 
-Legend: B samples, T frames (newest first), N cameras, H and W the network-input size, M boxes of one sample,
-(X, Y, Z) = (200, 200, 16) cells of the occupancy ground truth.
+Legend: B samples, T frames (newest first), N cameras, H and W the network-input size, H' and W' the size of camera
+images, M boxes of one sample, (X, Y, Z) = (200, 200, 16) cells of the occupancy ground truth.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .image_augmentation import normalize_images
+
 __all__ = ["Batch", "Sample", "collate"]
 
 
@@ -21,7 +23,8 @@ class Sample:
 
     Attributes:
         token: sample token.
-        images: (T, N, 3, H, W) float32, normalised.
+        images: (T, N, 3, H, W) float32, normalised; or, from ``images="fast"``, (T, N, H, W, 3) uint8 RGB, which
+            ``Batch.to`` normalises; or, if ``raw``, camera images (T, N, H', W', 3) uint8 RGB.
         cameras: ``intrinsics`` (T, N, 3, 3), ``cam_to_ego`` (T, N, 4, 4), ``ego_to_global`` (T, N, 4, 4),
             ``image_aug`` (T, N, 3, 3), ``bev_aug`` (3, 3); float32.
         boxes: (M, 9) float32: centre x, y, z, length, width, height, yaw, vx, vy in the (augmented) ego frame of
@@ -33,6 +36,7 @@ class Sample:
         mask_camera: (X, Y, Z) bool, cells that a camera observes, mirrored alike; None unless asked for.
         timestamp: of the key frame, seconds.
         scene: name of the scene.
+        raw: the images are as the cameras gave them, for a model that prepares them itself.
     """
 
     token: str
@@ -46,6 +50,7 @@ class Sample:
     mask_camera: Tensor | None = None
     timestamp: float = 0.0
     scene: str = ""
+    raw: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class Batch:
     """
 
     tokens: list[str]
-    images: Tensor  # (B, T, N, 3, H, W)
+    images: Tensor  # (B, T, N, 3, H, W) float32; as in Sample before ``to``
     cameras: dict[str, Tensor]  # as in Sample, with B in front
     boxes: list[Tensor]  # (M, 9) each
     labels: list[Tensor]  # (M,) each
@@ -66,13 +71,21 @@ class Batch:
     mask_camera: Tensor | None = None  # (B, X, Y, Z) bool
     timestamps: list[float] = field(default_factory=list)  # of the key frames, seconds
     scenes: list[str] = field(default_factory=list)  # names
+    raw: bool = False  # the images are camera images and stay so
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Batch with what a model reads on ``device``; ``box_to_global`` stays, only submissions need it."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Batch with what a model reads on ``device``; ``box_to_global`` stays, only submissions need it.
+
+        Images that are bytes still are normalised there, unless the batch is ``raw``: they travel at a quarter of the
+        size.
+        """
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if moved.raw or moved.images.dtype != torch.uint8:
+            return moved
+        return replace(moved, images=normalize_images(moved.images))
 
     def pin_memory(self) -> Batch:
         """Batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls it."""
@@ -108,6 +121,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         mask_camera=_stack([sample.mask_camera for sample in samples]),
         timestamps=[sample.timestamp for sample in samples],
         scenes=[sample.scene for sample in samples],
+        raw=samples[0].raw,
     )
 
 

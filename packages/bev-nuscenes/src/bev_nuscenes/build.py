@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-if sys.platform != "win32":
-    import fcntl
-
 from .devkit import VELOCITIES, devkit_version, open_tables, table_fingerprint, version_splits
 from .errors import DataError
+from .files import exclusive, user_cache
 from .geometry import pose_matrix, quaternion_multiply, quaternion_to_matrix, quaternion_yaw
 from .index import BoxTable, CameraTable, FrameTable, IndexInfo, LidarTable, NuscenesIndex, SceneTable
+from .options import DataOptions
+from .own import OWN, build_own_index, own_fingerprint
+from .remote import DataPath, data_path, is_url
 from .taxonomy import ATTRIBUTES, CAMERAS, LIDAR, category_to_label
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
-__all__ = ["DataOptions", "build_index", "default_index_path", "open_index"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Which data to use.
-
-    Attributes:
-        root: folder of the data set, the one that holds ``samples/`` and the version's folder.
-        version: v1.0-mini, v1.0-trainval or v1.0-test.
-        split: official split, such as mini_train or val; None: what the program usually takes.
-        index: index file; None: a file in the user's cache folder. Built when missing and when the tables change.
-    """
-
-    root: str
-    version: str = "v1.0-mini"
-    split: str | None = None
-    index: Path | None = None
+__all__ = ["build_index", "default_index_path", "open_index"]
 
 
 def open_index(options: DataOptions, *, progress: bool = True) -> NuscenesIndex:
@@ -57,28 +36,35 @@ def open_index(options: DataOptions, *, progress: bool = True) -> NuscenesIndex:
         DataError: wrong root, version, table or index file.
         ImportError: the index has to be built and the devkit is not installed.
     """
-    fingerprint = table_fingerprint(options.root, options.version)
+    own, root = options.version == OWN, data_path(options.root, options.access)
+    if own and is_url(options.root):
+        raise DataError(f"own data is read from folders of this machine: copy {options.root}")
+    fingerprint = own_fingerprint(options.root) if own else table_fingerprint(root, options.version)
     path = options.index or default_index_path(options.root, options.version)
     index = _load_current(path, options, fingerprint)
     if index is not None:
         return index
-    with _exclusive(path):
+    with exclusive(path):
         # Another process may have built it while this one waited.
         index = _load_current(path, options, fingerprint)
         if index is None:
-            build_index(options.root, options.version, progress=progress).save(path)
-            index = NuscenesIndex.load(path, options.root)
+            built = (
+                build_own_index(options.root, progress=progress)
+                if own
+                else build_index(root, options.version, progress=progress)
+            )
+            built.save(path)
+            index = NuscenesIndex.load(path, options.root, options.access)
     return index
 
 
 def default_index_path(root: str | Path, version: str) -> Path:
     """Where the index of a root and version is cached: under $XDG_CACHE_HOME/bevkit, by default ~/.cache/bevkit."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()[:12]
-    return cache / "bevkit" / "nuscenes" / f"{version}-{digest}.npz"
+    place = str(root) if is_url(root) else str(Path(root).resolve())
+    return user_cache() / f"{version}-{hashlib.sha256(place.encode()).hexdigest()[:12]}.npz"
 
 
-def build_index(root: str | Path, version: str, *, progress: bool = True) -> NuscenesIndex:
+def build_index(root: str | DataPath, version: str, *, progress: bool = True) -> NuscenesIndex:
     """Read the tables of a nuScenes version into an index.
 
     Boxes are those of the ten detection classes, in CAM_FRONT's ego frame. A velocity is the devkit's; where that is
@@ -99,7 +85,7 @@ def build_index(root: str | Path, version: str, *, progress: bool = True) -> Nus
     if not samples:
         raise DataError(f"the tables of {version} under {root} have no samples; fetch the metadata again")
     try:
-        readings, boxes = _read_samples(nusc, samples, _load_velocities(Path(root)), progress)
+        readings, boxes = _read_samples(nusc, samples, _load_velocities(Path(nusc.dataroot)), progress)
         scenes, frames = _scene_and_frame_tables(nusc, samples)
     except KeyError as error:
         raise DataError(f"tables of {version} under {root} do not fit together: no record {error}") from None
@@ -317,7 +303,7 @@ def _load_current(path: Path, options: DataOptions, fingerprint: str) -> Nuscene
     if not path.exists():
         return None
     try:
-        index = NuscenesIndex.load(path, options.root)
+        index = NuscenesIndex.load(path, options.root, options.access)
     except DataError:
         if options.index is not None:
             raise
@@ -326,17 +312,3 @@ def _load_current(path: Path, options: DataOptions, fingerprint: str) -> Nuscene
         raise DataError(f"index {path} is of {index.info.version}, not of {options.version}; name another file")
     current = index.info.fingerprint == fingerprint and index.info.version == options.version
     return index if current else None
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time write a file; where the system has no such locks, each writes for itself."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"index {path} cannot be written ({error.strerror}); name a writable index file") from None
-    with lock:
-        if sys.platform != "win32":
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

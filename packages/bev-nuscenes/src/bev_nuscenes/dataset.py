@@ -5,7 +5,7 @@ Legend: T frames (newest first), N cameras, H and W the network-input size, M bo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ from torch.utils.data import Dataset
 
 from .batch import Sample
 from .bev_augmentation import BevAugmentation, BevTransform, boxes_in_range, wrap_yaw
-from .files import read_image, read_lidar
-from .image_augmentation import ImageAugmentation, ImageTransform, normalize_image
+from .faults import Faults, OnError
+from .files import read_lidar
+from .image_augmentation import ImageAugmentation, ImageTransform
+from .image_cache import CacheCounts
+from .image_reader import ImageMode, ImageReader
 from .index import NuscenesIndex
 from .lidar_depth import lidar_depth_maps
 from .occupancy import read_occupancy
@@ -59,7 +62,9 @@ class NuscenesDataset(Dataset[Sample]):
         training: bool = False,
         with_depth: bool = False,
         with_occupancy: bool = False,
-        fast_images: bool = False,
+        images: ImageMode = "exact",
+        image_cache_bytes: int | None = None,
+        on_error: OnError = "raise",
         box_range: tuple[float, float, float, float] | None = None,
         depth_range: tuple[float, float] = (1.0, 60.0),
         seed: int = 0,
@@ -79,8 +84,14 @@ class NuscenesDataset(Dataset[Sample]):
             with_occupancy: read the occupancy ground truth of the key frame (Occ3D-nuScenes, ``gts`` in the data root).
                 It is mirrored together with everything else; in training, ``bev_augmentation`` may then do nothing but
                 mirror, as in the published occupancy systems.
-            fast_images: decode JPEGs at a reduced scale where the input is small: several times faster, pixels differ a
-                little from the exact path that published checkpoints were evaluated with.
+            images: "exact": as the published systems make them, with PIL. "fast": JPEGs decoded at a reduced scale, one
+                warp, bytes until ``Batch.to``; about a fifth of the time, pixels differ a little. "raw": camera images
+                as they are, for models that prepare them in the graph; evaluation only.
+            image_cache_bytes: memory for images that are needed again, shared by the workers of a loader: decoded ones
+                in training, transformed ones in evaluation. None: what a sequence needs that is evaluated in order,
+                and nothing in training.
+            on_error: what an unreadable file of a sample does: "raise" stops, "skip" (training only) puts the next
+                readable sample of the split in its place; see ``faults``.
             box_range: (x_min, y_min, x_max, y_max) metres; in training, boxes whose centre is outside after BEV
                 augmentation are dropped. None keeps all. Evaluation keeps all.
             depth_range: (lower, upper) metres of the depth maps.
@@ -88,16 +99,10 @@ class NuscenesDataset(Dataset[Sample]):
 
         Raises:
             DataError: the index has no such split.
-            ValueError: an input size or a number of frames that makes no sense, or a BEV augmentation that occupancy
-                cannot follow.
+            ValueError: an input size or a number of frames that makes no sense, a BEV augmentation that occupancy
+                cannot follow, raw images in training, or skipping in evaluation.
         """
-        if frames < 1 or len(input_size) != 2 or min(input_size) < 1:
-            raise ValueError(f"frames >= 1 and input_size (height, width) are needed, got {frames} and {input_size}")
-        if with_occupancy and training and bev_augmentation is not None and not bev_augmentation.flips_only:
-            raise ValueError(
-                f"occupancy can be mirrored only, got rotate_deg {bev_augmentation.rotate_deg} and scale "
-                f"{bev_augmentation.scale}; use BevAugmentation(flip_x=..., flip_y=...) with occupancy"
-            )
+        _check(input_size, frames, training, images, on_error, bev_augmentation if with_occupancy else None)
         self.index = index
         self.split = split
         self.positions = index.split_positions(split)
@@ -108,10 +113,15 @@ class NuscenesDataset(Dataset[Sample]):
         self.training = training
         self.with_depth = with_depth
         self.with_occupancy = with_occupancy
-        self.fast_images = fast_images
+        self.images = images
+        self.on_error = on_error
+        self.faults = Faults(index)
         self.box_range = box_range
         self.depth_range = depth_range
         self.seed = seed
+        self._reader = ImageReader(
+            index, images, input_size, frames=frames, fixed=not training, cache_bytes=image_cache_bytes
+        )
         # In shared memory, so that workers that live longer than an epoch see the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -124,6 +134,28 @@ class NuscenesDataset(Dataset[Sample]):
             draw = Draw(int(draw), int(self._epoch))
         if not 0 <= draw.index < len(self):
             raise IndexError(f"split {self.split} has {len(self)} samples, there is none at {draw.index}")
+        if self.on_error == "raise":
+            return self._read(draw)
+        return self.faults.skipping(self._read, draw, len(self))
+
+    @property
+    def image_cache_bytes(self) -> int:
+        """Memory that images may take which are needed again."""
+        cache = self._reader.cache
+        return 0 if cache is None else cache.budget
+
+    @property
+    def image_counts(self) -> CacheCounts:
+        """Images that the cache had, and images that were made, in all workers together; 0 without a cache."""
+        cache = self._reader.cache
+        return CacheCounts(0, 0) if cache is None else cache.counts
+
+    def forget_images(self) -> None:
+        """Empty the cache of images, for measurements that begin anew."""
+        if self._reader.cache is not None:
+            self._reader.cache.clear()
+
+    def _read(self, draw: Draw) -> Sample:
         rng = generator(Purpose.AUGMENT, self.seed, draw.epoch, draw.index, draw.repeat)
         history = self.history(draw.index)
         image_transforms = self._image_transforms(history[0], rng)
@@ -133,7 +165,7 @@ class NuscenesDataset(Dataset[Sample]):
         semantics, mask_camera = self._occupancy(history[0], bev_transform) if self.with_occupancy else (None, None)
         return Sample(
             token=self.index.token(history[0]),
-            images=self._images(history, image_transforms),
+            images=self._reader.read(history, image_transforms),
             cameras=self._cameras(history, image_aug, bev_transform),
             boxes=boxes,
             labels=labels,
@@ -143,6 +175,7 @@ class NuscenesDataset(Dataset[Sample]):
             mask_camera=mask_camera,
             timestamp=self.index.seconds(history[0]),
             scene=self.index.scene_name(history[0]),
+            raw=self.images == "raw",
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -160,21 +193,6 @@ class NuscenesDataset(Dataset[Sample]):
         if not self.training:
             return [self.image_augmentation.fixed(size, self.input_size) for size in sizes]
         return [self.image_augmentation.sample(size, self.input_size, rng) for size in sizes]
-
-    def _images(self, history: np.ndarray, transforms: list[ImageTransform]) -> Tensor:
-        """Images (T, N, 3, H, W); a key frame that stands in for missing ones is decoded once."""
-        images = torch.empty(len(history), len(transforms), 3, *self.input_size)
-        for t, position in enumerate(history):
-            first = int(np.flatnonzero(history == position)[0])
-            if first < t:
-                images[t] = images[first]
-                continue
-            for n, transform in enumerate(transforms):
-                width, height = self.index.cameras.sizes[position, n]
-                at_least = transform.resized if self.fast_images else None
-                raw = read_image(self.index.camera_path(position, n), (int(width), int(height)), at_least=at_least)
-                normalize_image(transform.apply(raw), images[t, n].numpy())
-        return images
 
     def _cameras(self, history: np.ndarray, image_aug: np.ndarray, bev_transform: BevTransform) -> dict[str, Tensor]:
         table = self.index.cameras
@@ -215,3 +233,32 @@ class NuscenesDataset(Dataset[Sample]):
         """Labels and camera mask in the augmented frame; flipping about the ego maps cell i to cell 199 - i."""
         truth = read_occupancy(self.index.occupancy_path(position)).flip(bev_transform.flip_x, bev_transform.flip_y)
         return torch.from_numpy(truth.semantics), torch.from_numpy(truth.mask_camera)
+
+
+def _check(
+    input_size: tuple[int, int],
+    frames: int,
+    training: bool,
+    images: ImageMode,
+    on_error: OnError,
+    occupancy_follows: BevAugmentation | None,
+) -> None:
+    if frames < 1 or len(input_size) != 2 or min(input_size) < 1:
+        raise ValueError(f"frames >= 1 and input_size (height, width) are needed, got {frames} and {input_size}")
+    if images not in get_args(ImageMode) or on_error not in get_args(OnError):
+        raise ValueError(
+            f"images is one of {', '.join(get_args(ImageMode))} and on_error one of {', '.join(get_args(OnError))}, "
+            f"got {images!r} and {on_error!r}"
+        )
+    if training and occupancy_follows is not None and not occupancy_follows.flips_only:
+        raise ValueError(
+            f"occupancy can be mirrored only, got rotate_deg {occupancy_follows.rotate_deg} and scale "
+            f"{occupancy_follows.scale}; use BevAugmentation(flip_x=..., flip_y=...) with occupancy"
+        )
+    if images == "raw" and training:
+        raise ValueError('raw images are not augmented: train with images="exact" or "fast"')
+    if on_error == "skip" and not training:
+        raise ValueError(
+            "evaluation needs every sample, or its submission is incomplete: fetch unreadable files again, and leave "
+            'on_error at "raise"'
+        )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .devkit import import_devkit, open_tables, version_splits
 from .errors import DataError
 from .files import atomic_write
+from .own import OWN
 from .taxonomy import CLASSES
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from nuscenes.eval.detection.data_classes import DetectionMetrics
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-__all__ = ["ClassMetrics", "Metrics", "TpErrors", "evaluate"]
+__all__ = ["ClassMetrics", "Metrics", "TpErrors", "evaluate", "metrics_of", "quiet", "read_submission"]
 
 
 class TpErrors(NamedTuple):
@@ -113,7 +114,7 @@ def evaluate(
     Args:
         submission_path: JSON file in the official format.
         root: folder of the data set.
-        version: v1.0-mini, v1.0-trainval or v1.0-test.
+        version: v1.0-mini, v1.0-trainval or v1.0-test; own for data of your own.
         split: split whose samples the submission holds, all of them and no others.
         out_dir: folder for ``metrics_summary.json`` as the devkit writes it; None writes nothing.
 
@@ -121,6 +122,13 @@ def evaluate(
         DataError: wrong root, version or split; submission missing, not JSON, or not of this split's samples.
         ImportError: the devkit is not installed.
     """
+    if version == OWN:
+        from .own.evaluation import evaluate_own  # here: it builds on this module
+
+        metrics = evaluate_own(submission_path, root=root, split=split)
+        if out_dir is not None:
+            metrics.to_json(Path(out_dir) / "metrics_summary.json")
+        return metrics
     path = Path(submission_path)
     if not path.is_file():
         raise DataError(f"submission {path} is missing; predict the split first")
@@ -134,7 +142,7 @@ def evaluate(
     if out_dir is not None:
         with atomic_write(Path(out_dir) / "metrics_summary.json") as file:
             json.dump({**figures.serialize(), "meta": evaluation.meta}, file, indent=2)
-    return _metrics(evaluation, figures, version, split)
+    return metrics_of(evaluation, figures, version, split)
 
 
 _TP_METRICS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
@@ -149,7 +157,7 @@ def _run_devkit(nusc: NuScenes, path: Path, split: str, scenes: list[str]) -> tu
             raise DataError(f"submission {path} is not valid JSON; was writing it cut short? predict again") from None
         except (AssertionError, KeyError, TypeError) as error:
             raise DataError(_diagnosis(nusc, path, split, scenes, error)) from None
-        with _quiet():
+        with quiet():
             return evaluation, evaluation.evaluate()[0]
 
 
@@ -157,7 +165,7 @@ def _load_submission(nusc: NuScenes, path: Path, split: str, scratch: str) -> De
     """The devkit's evaluation with submission and ground truth loaded and filtered."""
     module = import_devkit("nuscenes.eval.detection.evaluate")
     config = import_devkit("nuscenes.eval.common.config").config_factory("detection_cvpr_2019")
-    with _quiet():
+    with quiet():
         try:
             return module.DetectionEval(nusc, config, str(path), split, scratch, verbose=False)
         except Exception as error:
@@ -206,7 +214,25 @@ def _diagnosis(nusc: NuScenes, path: Path, split: str, scenes: list[str], error:
     return f"submission {path} was refused by nuscenes-devkit: {type(error).__name__} {error}"
 
 
-def _metrics(evaluation: DetectionEval, figures: DetectionMetrics, version: str, split: str) -> Metrics:
+def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Boxes per sample token of a submission.
+
+    Raises:
+        DataError: the file is missing, not JSON, or no submission.
+    """
+    if not path.is_file():
+        raise DataError(f"submission {path} is missing; predict the split first")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        raise DataError(f"submission {path} is not valid JSON; was writing it cut short? predict again") from None
+    if not isinstance(content, dict) or not {"meta", "results"} <= content.keys():
+        raise DataError(f"submission {path} needs the fields meta and results; write it with SubmissionWriter")
+    return content["results"]
+
+
+def metrics_of(evaluation: DetectionEval, figures: DetectionMetrics, version: str, split: str) -> Metrics:
+    """The devkit's figures as ours."""
     truth = [box.detection_name for box in evaluation.gt_boxes.all]
     detected = [box.detection_name for box in evaluation.pred_boxes.all]
     classes = tuple(
@@ -254,7 +280,7 @@ def _figure(value: float) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the devkit's progress bars and numpy's warnings about classes without matches."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,9 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-__all__ = ["PIXEL_MEAN", "PIXEL_STD", "ImageAugmentation", "ImageTransform", "normalize_image"]
+__all__ = [
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "ImageAugmentation",
+    "ImageTransform",
+    "normalize_image",
+    "normalize_images",
+    "reduction",
+]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -47,9 +57,20 @@ class ImageTransform:
 
         The scale is the drawn one, not the ratio of the rounded sizes, as in the published systems.
         """
+        return self._matrix(self.scale, self.scale)
+
+    def pixel_map(self, size: tuple[float, float]) -> np.ndarray:
+        """Matrix (3, 3) float64 of what ``apply`` does to an image of ``size`` (width, height): its points (u, v, 1) to
+        those of the network input, the centre of the first pixel at (0.5, 0.5).
+
+        It scales by the ratio of the sizes in whole pixels. ``size`` may be that of a reduced copy of the raw image.
+        """
+        return self._matrix(self.resized[0] / size[0], self.resized[1] / size[1])
+
+    def _matrix(self, scale_u: float, scale_v: float) -> np.ndarray:
         left, top, right, bottom = self.crop
         width, height = right - left, bottom - top
-        matrix = np.array([[self.scale, 0, -left], [0, self.scale, -top], [0, 0, 1.0]])
+        matrix = np.array([[scale_u, 0, -left], [0, scale_v, -top], [0, 0, 1.0]])
         if self.flip:
             matrix = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1.0]]) @ matrix
         angle = np.deg2rad(self.rotate_deg)
@@ -104,17 +125,57 @@ class ImageAugmentation:
         return ImageTransform(scale, resized, _crop(left, top, input_size))
 
 
-def normalize_image(image: Image.Image, out: np.ndarray) -> np.ndarray:
-    """Write an RGB image as normalised float32 into ``out`` (3, H, W) and return it.
+def reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
+    """The largest of 1, 2, 4 and 8 by which (width, height) can be divided without falling below ``at_least``."""
+    fitting = [
+        factor for factor in (1, 2, 4, 8) if all(-(-n // factor) >= m for n, m in zip(size, at_least, strict=True))
+    ]
+    return max(fitting, default=1)
+
+
+def normalize_image(image: Image.Image | np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Write an RGB image, or its pixels (H, W, 3) uint8, as normalised float32 into ``out`` (3, H, W) and return it.
 
     The published systems swap the channels of an image that is RGB already and then normalise with the RGB mean and
     deviation: channel 0 holds blue, normalised with the figures of red. Their checkpoints expect exactly that.
     """
     pixels = np.asarray(image)
     if pixels.shape != (*out.shape[1:], 3):
-        raise ValueError(f"an RGB image of {out.shape[2]}x{out.shape[1]} is needed, got {image.mode} {image.size}")
+        found = f"{image.mode} {image.size}" if isinstance(image, Image.Image) else f"shape {pixels.shape}"
+        raise ValueError(f"an RGB image of {out.shape[2]}x{out.shape[1]} is needed, got {found}")
     for channel in range(3):
         np.take(_NORMALIZED[channel], pixels[..., 2 - channel], out=out[channel])
+    return out
+
+
+def normalize_images(images: Tensor) -> Tensor:
+    """RGB images (..., H, W, 3) uint8 as normalised float32 (..., 3, H, W), on the device they are on; one axis or more
+    in front.
+
+    Bit for bit what ``normalize_image`` makes of the same pixels: channel 0 holds blue, with the figures of red.
+
+    Raises:
+        ValueError: images of another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim < 4 or images.shape[-1] != 3:
+        raise ValueError(
+            "RGB images (..., H, W, 3) uint8 with an axis or more in front are needed, got "
+            f"{tuple(images.shape)} {images.dtype}"
+        )
+    out = torch.empty(*images.shape[:-3], 3, *images.shape[-3:-1], device=images.device)
+    if images.device.type == "cpu":
+        for image, target in zip(images.flatten(0, -4), out.flatten(0, -4), strict=True):
+            normalize_image(image.numpy(), target.numpy())
+        return out
+    return _normalize_on_device(images, out)
+
+
+def _normalize_on_device(images: Tensor, out: Tensor) -> Tensor:
+    """One channel after the other: the positions in the table take four times the memory of the pixels."""
+    levels = torch.from_numpy(_NORMALIZED).to(images.device)
+    for channel in range(3):
+        plane = images[..., 2 - channel]
+        out[..., channel, :, :] = levels[channel].index_select(0, plane.reshape(-1).int()).view(plane.shape)
     return out
 
 

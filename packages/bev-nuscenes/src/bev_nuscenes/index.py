@@ -19,6 +19,7 @@ import numpy as np
 
 from .errors import DataError
 from .files import atomic_write
+from .remote import DataPath, RemoteAccess, data_path
 from .taxonomy import CAMERAS, CLASSES
 
 __all__ = ["FORMAT", "BoxTable", "CameraTable", "FrameTable", "IndexInfo", "LidarTable", "NuscenesIndex", "SceneTable"]
@@ -32,11 +33,13 @@ class IndexInfo:
     """What an index was made from.
 
     Attributes:
-        version: ``v1.0-mini``, ``v1.0-trainval`` or ``v1.0-test``.
-        root: folder that file names are relative to.
+        version: ``v1.0-mini``, ``v1.0-trainval`` or ``v1.0-test``; ``own`` for data in the own format.
+        root: folder that file names are relative to, or its URL.
         devkit: version of nuscenes-devkit that read the tables.
         fingerprint: digest of the tables' names, sizes and modification times.
         splits: per split of this version the names of its scenes.
+        cameras: names of the N cameras, in the order of every tensor that has a camera axis.
+        box_camera: the camera whose ego pose the boxes stand in.
         format: format version of the file.
     """
 
@@ -45,6 +48,8 @@ class IndexInfo:
     devkit: str
     fingerprint: str
     splits: dict[str, list[str]]
+    cameras: tuple[str, ...] = CAMERAS
+    box_camera: str = "CAM_FRONT"
     format: int = FORMAT
 
 
@@ -81,7 +86,7 @@ class BoxTable(NamedTuple):
     """Boxes of the ten detection classes; key frame k owns rows ``offsets[k]:offsets[k + 1]``."""
 
     offsets: np.ndarray  # (K + 1,) int64
-    boxes: np.ndarray  # (M, 9) float32, in the ego frame of CAM_FRONT
+    boxes: np.ndarray  # (M, 9) float32, in the ego frame of the box camera
     labels: np.ndarray  # (M,) int8 position in CLASSES
     valid: np.ndarray  # (M,) bool: LiDAR or radar points in the box
     instances: np.ndarray  # (M,) int32 position in instance_tokens
@@ -94,7 +99,8 @@ class BoxTable(NamedTuple):
 class NuscenesIndex:
     """Index of one nuScenes version; see the tables for its arrays.
 
-    Boxes stand in the *box ego* frame: the ego pose of CAM_FRONT at the key frame, as the published systems have it.
+    Boxes stand in the *box ego* frame: the ego pose of the box camera at the key frame. In nuScenes that is CAM_FRONT,
+    as the published systems have it.
     """
 
     info: IndexInfo
@@ -104,6 +110,7 @@ class NuscenesIndex:
     lidar: LidarTable
     boxes: BoxTable
     path: Path | None = field(default=None, repr=False)
+    access: RemoteAccess = field(default=RemoteAccess(), repr=False)  # where the root is a URL
 
     def __len__(self) -> int:
         """Number of key frames."""
@@ -113,7 +120,7 @@ class NuscenesIndex:
         # A worker that receives the index opens the file again instead of receiving the arrays.
         if self.path is None:
             return _restore, ({entry.name: getattr(self, entry.name) for entry in fields(self)},)
-        return _reopen, (self.path, self.info.root)
+        return _reopen, (self.path, self.info.root, self.access)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -154,20 +161,25 @@ class NuscenesIndex:
             raise DataError(f"{self.info.version} under {self.info.root} has no sample {token!r}")
         return int(found[0])
 
-    def camera_path(self, position: int, camera: int) -> Path:
-        """Path of an image; ``camera`` is a position in CAMERAS."""
-        return Path(self.info.root) / self.cameras.files[position, camera].decode()
+    @property
+    def root(self) -> DataPath:
+        """The folder that files are in."""
+        return data_path(self.info.root, self.access)
 
-    def lidar_path(self, position: int) -> Path:
+    def camera_path(self, position: int, camera: int) -> DataPath:
+        """Path of an image; ``camera`` is a position in ``info.cameras``."""
+        return self.root / self.cameras.files[position, camera].decode()
+
+    def lidar_path(self, position: int) -> DataPath:
         """Path of the key frame's LiDAR file."""
         name = self.lidar.files[position].decode()
         if not name:
             raise DataError(f"sample {self.token(position)} has no LiDAR; use a recipe without depth supervision")
-        return Path(self.info.root) / name
+        return self.root / name
 
-    def occupancy_path(self, position: int) -> Path:
+    def occupancy_path(self, position: int) -> DataPath:
         """Path of the key frame's occupancy ground truth, where Occ3D-nuScenes puts it: gts/SCENE/TOKEN/labels.npz."""
-        return Path(self.info.root) / "gts" / self.scene_name(position) / self.token(position) / "labels.npz"
+        return self.root / "gts" / self.scene_name(position) / self.token(position) / "labels.npz"
 
     def seconds(self, position: int) -> float:
         """Time stamp of a key frame in seconds."""
@@ -175,7 +187,7 @@ class NuscenesIndex:
 
     def box_to_global(self, position: int) -> np.ndarray:
         """Transform (4, 4) float64 from the frame the boxes stand in to the global frame."""
-        return np.array(self.cameras.ego_to_global[position, CAMERAS.index("CAM_FRONT")])
+        return np.array(self.cameras.ego_to_global[position, self.info.cameras.index(self.info.box_camera)])
 
     def box_rows(self, position: int, *, valid_only: bool = True) -> np.ndarray:
         """Rows (M',) int64 of BoxTable that belong to a key frame; only those with points unless told otherwise."""
@@ -197,12 +209,15 @@ class NuscenesIndex:
             np.savez(file, info=info, **_flatten(self))
 
     @classmethod
-    def load(cls, path: str | Path, root: str | Path | None = None) -> NuscenesIndex:
+    def load(
+        cls, path: str | Path, root: str | Path | None = None, access: RemoteAccess | None = None
+    ) -> NuscenesIndex:
         """Map an index file into memory.
 
         Args:
             path: the file.
-            root: the data set's folder, where it has moved since the index was built.
+            root: the data set's folder or URL, where it has moved since the index was built.
+            access: how remote files are read.
 
         Raises:
             DataError: no such file, not an index, damaged, or of another format version.
@@ -217,7 +232,7 @@ class NuscenesIndex:
         except KeyError as error:
             raise DataError(f"index {path} lacks {error}; delete it and it is built again") from None
         info = info if root is None else replace(info, root=str(root))
-        return cls(info=info, path=path.resolve(), **tables)
+        return cls(info=info, path=path.resolve(), access=access or RemoteAccess(), **tables)
 
 
 _TABLES: dict[str, Any] = {
@@ -229,8 +244,8 @@ _TABLES: dict[str, Any] = {
 }
 
 
-def _reopen(path: Path, root: str) -> NuscenesIndex:
-    return NuscenesIndex.load(path, root)
+def _reopen(path: Path, root: str, access: RemoteAccess) -> NuscenesIndex:
+    return NuscenesIndex.load(path, root, access)
 
 
 def _restore(content: dict) -> NuscenesIndex:
@@ -282,4 +297,4 @@ def _read_info(path: Path, arrays: dict[str, np.ndarray]) -> IndexInfo:
         raise DataError(
             f"index {path} has format {found}, this release reads {FORMAT}; delete it and it is built again"
         )
-    return IndexInfo(**content)
+    return IndexInfo(**{**content, "cameras": tuple(content.get("cameras", CAMERAS))})

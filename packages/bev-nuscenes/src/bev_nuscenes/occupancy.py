@@ -5,13 +5,13 @@ Legend: arrays are (X, Y, Z) = (200, 200, 16); cell (0, 0, 0) is at the lower bo
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import DataError
 from .files import read_arrays
+from .remote import DataPath, data_path
 
 __all__ = [
     "FREE",
@@ -71,13 +71,13 @@ class OccupancyTruth(NamedTuple):
         return OccupancyTruth(*(np.ascontiguousarray(np.flip(array, axes)) for array in self))
 
 
-def read_occupancy(path: str | Path) -> OccupancyTruth:
+def read_occupancy(path: str | DataPath) -> OccupancyTruth:
     """Ground truth of one key frame, ``gts/SCENE/TOKEN/labels.npz``.
 
     Raises:
         DataError: the file is missing or damaged, lacks an array, or has a wrong shape or an unknown label.
     """
-    path = Path(path)
+    path = data_path(path)
     arrays = read_arrays(
         path,
         "occupancy file",

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .build import DataOptions, open_index
+from .build import open_index
 from .errors import DataError
 from .files import atomic_write
 from .occupancy import FREE, OCCUPANCY_CLASSES, OCCUPANCY_SHAPE, check_occupancy, read_occupancy
 from .occupancy_predictions import missing_predictions, read_prediction
+from .options import DataOptions
 from .ray_iou import DEPTH_THRESHOLDS, RayIou, RayIouCounts, ray_origins
 
 __all__ = ["OccupancyCounts", "OccupancyMetrics", "evaluate_occupancy"]

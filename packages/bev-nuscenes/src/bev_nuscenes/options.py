@@ -1,0 +1,63 @@
+"""Which data, and how it is read: what every program can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .faults import OnError
+from .file_cache import FileCache
+from .remote import RemoteAccess
+
+__all__ = ["DataOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which data to use.
+
+    Attributes:
+        root: folder of the data set, the one that holds ``samples/`` and the version's folder, or ``dataset.yaml``; or
+            a URL such as s3://bucket/nuscenes.
+        version: v1.0-mini, v1.0-trainval or v1.0-test; own for data of your own, see docs/own-data.md.
+        split: official split, such as mini_train or val; None: what the program usually takes.
+        index: index file; None: a file in the user's cache folder. Built when missing and when the tables change.
+        on_error: an unreadable image or LiDAR file stops the program (raise), or another sample is trained on (skip).
+        image_cache_gb: memory for images that are needed again, GB per training process; None: what evaluating a
+            sequence needs.
+        cache: folder for copies of remote files; None: none are kept.
+        cache_gb: what the copies may take, GB.
+    """
+
+    root: str
+    version: str = "v1.0-mini"
+    split: str | None = None
+    index: Path | None = None
+    on_error: OnError = "raise"
+    image_cache_gb: float | None = None
+    cache: Path | None = None
+    cache_gb: float = 50.0
+
+    @property
+    def image_cache_bytes(self) -> int | None:
+        """As ``NuscenesDataset`` takes it.
+
+        Raises:
+            ValueError: it is negative.
+        """
+        if self.image_cache_gb is not None and self.image_cache_gb < 0:
+            raise ValueError(f"--data.image-cache-gb must be at least 0, got {self.image_cache_gb:g}")
+        return None if self.image_cache_gb is None else int(self.image_cache_gb * 1e9)
+
+    @property
+    def access(self) -> RemoteAccess:
+        """How remote files are read.
+
+        Raises:
+            ValueError: a folder for copies without room.
+        """
+        if self.cache is None:
+            return RemoteAccess()
+        if self.cache_gb <= 0:
+            raise ValueError(f"--data.cache-gb must be above 0, got {self.cache_gb:g}; leave out --data.cache instead")
+        return RemoteAccess(cache=FileCache(self.cache, int(self.cache_gb * 1e9)))
