@@ -20,6 +20,7 @@ PROGRAMS = {
     "bev-deploy": "bev_deploy.__main__",
     "bev-doctor": "bev_doctor.__main__",
 }
+BESIDE_OPTIONS = {"bev-eval": {"predict"}}  # subcommands of programs that also run without one
 COMMAND = re.compile(r"(?:python -m )?\b(bev[-_](?:train|eval|bench|vis|deploy|doctor)) +([^`\n|]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
 
@@ -40,7 +41,8 @@ def options_of(program: str, command: str) -> frozenset[str]:
     """What ``--help`` lists, for a subcommand if the word after the program is one."""
     text = _help(program, [])
     subcommands = re.search(r"\{([\w,-]+)\}", text.split("\n\n")[0].replace("\n", ""))
-    if subcommands and command in subcommands.group(1).split(","):
+    names = set(subcommands.group(1).split(",")) if subcommands else BESIDE_OPTIONS.get(program, set())
+    if command in names:
         text = _help(program, [command])
     return frozenset(OPTION.findall(text))
 

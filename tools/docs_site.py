@@ -24,7 +24,7 @@ PACKAGES = ("ops", "backbones", "lss", "temporal", "heads", "nuscenes", "zoo", "
 APPS = ("train", "eval", "bench", "vis")
 COMMANDS = {
     "bev-train": ("bev_train", ()),
-    "bev-eval": ("bev_eval", ()),
+    "bev-eval": ("bev_eval", ("predict",)),
     "bev-bench": (
         "bev_bench",
         ("latency", "sequential", "view-transform", "ops", "flops", "data", "train", "trt", "compare"),

@@ -62,6 +62,16 @@ def test_a_killed_run_resumes_from_its_last_save(tiny_options, tiny_run, tmp_pat
     _assert_same_end(whole, tiny_run(tiny_options(resume=True, checkpoint_every_epochs=2)))
 
 
+@pytest.mark.parametrize("stops", [[4, 5], [2, 5], [1, 2, 3, 5, 6, 10, 12, 15], list(range(1, 16))], ids=str)
+def test_resume_again_and_again_and_after_the_end(tiny_options, tiny_run, tmp_path, stops) -> None:
+    whole = tiny_run(tiny_options(out=tmp_path / "whole"))
+    tiny_run(tiny_options(max_steps=stops[0]))
+    for step in stops[1:]:
+        assert tiny_run(tiny_options(resume=True, max_steps=step)).step == step
+    _assert_same_end(whole, tiny_run(tiny_options(resume=True)))
+    _assert_same_end(whole, tiny_run(tiny_options(resume=True)))  # there is nothing left to do
+
+
 def test_resume_with_accumulated_gradients(tiny_options, tiny_run, tmp_path) -> None:
     options = tiny_options(accumulate=2)
     whole = tiny_run(replace(options, out=tmp_path / "whole"), size=17)

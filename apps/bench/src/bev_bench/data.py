@@ -20,7 +20,7 @@ from bev_zoo import Recipe, get_recipe
 
 __all__ = ["measure_data"]
 
-_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "v1.0-test": "test"}
+_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "v1.0-test": "test", "own": "train"}
 _NOTES = (
     "a round reads all samples through a DataLoader whose workers stay alive; after the warm-up the files are in the "
     "page cache, so disks are not measured",

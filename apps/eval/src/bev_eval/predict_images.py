@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bev_eval.image_options import PredictOptions
@@ -29,7 +30,7 @@ from bev_nuscenes.own import build_own_index, field_of_view
 __all__ = ["Predicted", "predict_images"]
 
 _RESULTS = ("predictions.json", "occupancy/*.npz", "occupancy/grid.json")
-_USUAL_VIEW = (math.radians(45), math.radians(110))  # nuScenes has 65 degrees, and 89 at the back
+_USUAL_VIEW = (45.0, 110.0)  # degrees; nuScenes has 65, and 89 at the back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,14 @@ def _warn_of_strange_cameras(index: NuscenesIndex) -> None:
     """Networks were trained on cameras of 65 to 90 degrees; depth from others is guesswork."""
     table = index.cameras
     for n, name in enumerate(index.info.cameras):
-        view = field_of_view(table.intrinsics[0, n], int(table.sizes[0, n, 0]))
-        if not _USUAL_VIEW[0] <= view <= _USUAL_VIEW[1]:
+        # A drive may have a calibration of its own.
+        _, places = np.unique(table.intrinsics[:, n].reshape(len(index), -1), axis=0, return_index=True)
+        views = {math.degrees(field_of_view(table.intrinsics[k, n], int(table.sizes[k, n, 0]))) for k in places}
+        strange = [view for view in sorted(views) if not _USUAL_VIEW[0] <= view <= _USUAL_VIEW[1]]
+        if strange:
             warnings.warn(
-                f"camera {name} sees {math.degrees(view):.0f} degrees, the cameras of nuScenes 65 to 90: expect wrong "
-                "depths of a network that was trained there",
+                f"camera {name} sees {' and '.join(f'{view:.0f}' for view in strange)} degrees, those of nuScenes 65 to "
+                "90: expect wrong depths of a network that was trained there",
                 stacklevel=3,
             )
 

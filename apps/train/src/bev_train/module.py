@@ -21,6 +21,7 @@ from bev_train.numbers import (
     describe_losses,
     first_non_finite,
 )
+from bev_train.loops import settle_position
 from bev_train.optimizer import build_optimizer, build_schedule
 from bev_train.sharding import is_sharded, shard
 from bev_zoo import CameraRig, Targets, TrainingOptions
@@ -119,6 +120,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self.skipped.total
+        settle_position(checkpoint["loops"]["fit_loop"], self.trainer.num_training_batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped.total = checkpoint["skipped_steps"]

@@ -39,6 +39,8 @@ _FREE = {
     ),
     *("options.max_steps", "options.max_minutes", "options.epochs", "recipe.training.epochs"),
     *("options.checkpoint_every_epochs", "options.checkpoint_every_minutes", "options.data.root", "options.data.index"),
+    *("options.data.cache", "options.data.cache_gb", "options.data.image_cache_gb"),
+    "options.data.on_error",  # a run that stopped at a damaged file goes on without it
 }
 
 

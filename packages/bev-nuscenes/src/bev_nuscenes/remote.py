@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from .errors import DataError
 from .file_cache import FileCache
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class RemotePath:
         for attempt in range(1, self.access.attempts + 1):
             try:
                 return read()
-            except (FileNotFoundError, PermissionError, ImportError, TypeError):
+            except (FileNotFoundError, PermissionError, ImportError, TypeError, DataError):
                 raise
             except Exception as error:  # every store has its own kinds
                 reason = " ".join(f"{type(error).__name__} {error}".split())
@@ -168,7 +169,10 @@ def _filesystem(url: str, access: RemoteAccess) -> tuple[AbstractFileSystem, str
     except ModuleNotFoundError:
         raise ImportError(f'reading {url} needs fsspec: pip install "bev-nuscenes[remote]"') from None
     protocol, _ = split_protocol(url)
-    kind = get_filesystem_class(protocol)
+    try:
+        kind = get_filesystem_class(protocol)
+    except ValueError as error:
+        raise DataError(f"{url}: {error}; is the URL right?") from None
     key = os.getpid(), url.split("://")[0] + "://" + url.split("://")[1].partition("/")[0]
     if key not in _FILESYSTEMS:
         told = kind._get_kwargs_from_urls(url)
