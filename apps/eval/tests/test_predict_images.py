@@ -141,7 +141,7 @@ def test_voxels(own: Path) -> None:
 
 def test_a_camera_unlike_those_of_training_is_warned_about(own: Path, checkpoint: Path) -> None:
     description = json.loads((own / "dataset.json").read_text())
-    intrinsics = description["scenes"][1]["cameras"]["CAM_FRONT"]["intrinsics"]  # each drive has a calibration of its own
+    intrinsics = description["scenes"][1]["cameras"]["CAM_FRONT"]["intrinsics"]  # drives have their own
     intrinsics[0][0] = intrinsics[1][1] = 400.0
     (own / "dataset.json").write_text(json.dumps(description))
     with pytest.warns(UserWarning, match="camera CAM_FRONT sees 127 degrees, those of nuScenes 65 to 90"):

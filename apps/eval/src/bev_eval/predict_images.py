@@ -108,9 +108,10 @@ def _warn_of_strange_cameras(index: NuscenesIndex) -> None:
         views = {math.degrees(field_of_view(table.intrinsics[k, n], int(table.sizes[k, n, 0]))) for k in places}
         strange = [view for view in sorted(views) if not _USUAL_VIEW[0] <= view <= _USUAL_VIEW[1]]
         if strange:
+            told = " and ".join(f"{view:.0f}" for view in strange)
             warnings.warn(
-                f"camera {name} sees {' and '.join(f'{view:.0f}' for view in strange)} degrees, those of nuScenes 65 to "
-                "90: expect wrong depths of a network that was trained there",
+                f"camera {name} sees {told} degrees, those of nuScenes 65 to 90: expect wrong depths of a network that "
+                "was trained there",
                 stacklevel=3,
             )
 

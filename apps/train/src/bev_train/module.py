@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bev_nuscenes import Batch
+from bev_train.loops import settle_position
 from bev_train.numbers import (
     BatchNormStatistics,
     SkippedSteps,
@@ -21,7 +22,6 @@ from bev_train.numbers import (
     describe_losses,
     first_non_finite,
 )
-from bev_train.loops import settle_position
 from bev_train.optimizer import build_optimizer, build_schedule
 from bev_train.sharding import is_sharded, shard
 from bev_zoo import CameraRig, Targets, TrainingOptions
