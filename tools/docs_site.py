@@ -29,7 +29,7 @@ COMMANDS = {
         "bev_bench",
         ("latency", "sequential", "view-transform", "ops", "flops", "data", "train", "trt", "compare"),
     ),
-    "bev-vis": ("bev_vis", ("render",)),
+    "bev-vis": ("bev_vis", ("render", "report", "curves", "view", "export")),
     "bev-deploy": ("bev_deploy", ("export", "quantize", "build", "show", "check")),
     "bev-doctor": ("bev_doctor", ()),
 }

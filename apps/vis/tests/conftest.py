@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bev_nuscenes import CLASSES, DataOptions
+from bev_vis.source import open_source
+
 CHANNELS = (
     "CAM_FRONT_LEFT",
     "CAM_FRONT",
@@ -59,6 +62,12 @@ def keyframes() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real key frames at {root}")
     return root
+
+
+@pytest.fixture(scope="session")
+def truth_as_results():
+    """A function that writes the true boxes of a split as a submission and returns its path."""
+    return _write_truth
 
 
 def token(*parts: object) -> str:
@@ -187,3 +196,30 @@ def _annotation(number: int) -> dict:
         num_lidar_pts=5,
         num_radar_pts=0,
     )
+
+
+def _write_truth(root, split, path, score=0.9):
+    source = open_source(DataOptions(root=str(root), split=split))
+    results = {}
+    for number, token in enumerate(source.tokens):
+        truth = source.frame(number, lidar=False).truth
+        results[token] = [
+            {
+                "sample_token": token,
+                "translation": truth.center[i].tolist(),
+                "size": truth.size[i, [1, 0, 2]].tolist(),
+                "rotation": _quaternion_about_z(truth.rotation[i]),
+                "velocity": truth.velocity[i, :2].tolist(),
+                "detection_name": CLASSES[truth.label[i]],
+                "detection_score": score,
+                "attribute_name": "",
+            }
+            for i in range(len(truth))
+        ]
+    path.write_text(json.dumps({"meta": {}, "results": results}))
+    return path
+
+
+def _quaternion_about_z(rotation):
+    half = np.arctan2(rotation[1, 0], rotation[0, 0]) / 2
+    return [float(np.cos(half)), 0.0, 0.0, float(np.sin(half))]

@@ -9,37 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bev_nuscenes import CLASSES, DataOptions
+from bev_nuscenes import CLASSES
 from bev_vis.__main__ import main
-from bev_vis.compose import Layout
-from bev_vis.palette import CLASS_COLOURS
-from bev_vis.render import find_sample
-from bev_vis.source import open_source
+from bev_vis.page import Layout
+from bev_vis.palette import NUSCENES
+from bev_vis.selection import find_sample
 
-ORANGE = np.array(CLASS_COLOURS[CLASSES.index("car")]) * 255
-
-
-def truth_as_results(root, split, path, score=0.9):
-    """Write the true boxes of a split as a submission; returns the path."""
-    source = open_source(DataOptions(root=str(root), split=split))
-    results = {}
-    for number, token in enumerate(source.tokens):
-        truth = source.frame(number, lidar=False).truth
-        results[token] = [
-            {
-                "sample_token": token,
-                "translation": truth.center[i].tolist(),
-                "size": truth.size[i, [1, 0, 2]].tolist(),
-                "rotation": _quaternion_about_z(truth.rotation[i]),
-                "velocity": truth.velocity[i, :2].tolist(),
-                "detection_name": CLASSES[truth.label[i]],
-                "detection_score": score,
-                "attribute_name": "",
-            }
-            for i in range(len(truth))
-        ]
-    path.write_text(json.dumps({"meta": {}, "results": results}))
-    return path
+ORANGE = np.array(NUSCENES.classes[CLASSES.index("car")]) * 255
 
 
 def run(*arguments):
@@ -63,7 +39,7 @@ def count_coloured(picture, rectangle):
     return int((np.abs(panel - ORANGE).max(axis=-1) < 30).sum())
 
 
-def test_a_frame_is_drawn(world, tmp_path, capsys):
+def test_a_frame_is_drawn(world, tmp_path, capsys, truth_as_results):
     results = truth_as_results(world, "mini_val", tmp_path / "results.json")
     run(results, "--data.root", world, "--sample", 1, "--out", tmp_path / "new folder" / "frame.png")
     out = capsys.readouterr().out.strip()
@@ -77,14 +53,14 @@ def test_a_frame_is_drawn(world, tmp_path, capsys):
     assert count_coloured(picture, layout.map) > 30
 
 
-def test_without_a_name_the_picture_lands_here_and_is_called_after_the_frame(world, tmp_path, capsys):
+def test_without_a_name_the_picture_lands_here_and_is_called_after_the_frame(world, tmp_path, capsys, truth_as_results):
     results = truth_as_results(world, "mini_val", tmp_path / "results.json")
     run(results, "--data.root", world, "--sample", "sample-1", "--no-lidar")
     assert capsys.readouterr().out.strip() == "scene-0916_sample-1.png"
     assert (tmp_path / "scene-0916_sample-1.png").is_file()
 
 
-def test_the_score_threshold_hides_boxes(world, tmp_path):
+def test_the_score_threshold_hides_boxes(world, tmp_path, truth_as_results):
     results = truth_as_results(world, "mini_val", tmp_path / "results.json", score=0.25)
     counts = []
     for threshold in (0.2, 0.3):
@@ -94,7 +70,7 @@ def test_the_score_threshold_hides_boxes(world, tmp_path):
     assert counts[1] == 0
 
 
-def test_a_data_set_without_lidar_files_is_drawn(world, tmp_path):
+def test_a_data_set_without_lidar_files_is_drawn(world, tmp_path, truth_as_results):
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("v1.0-mini", "maps"):
@@ -110,7 +86,7 @@ def test_a_data_set_without_lidar_files_is_drawn(world, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["mini_train", "mini_val"])
-def test_the_real_key_frames_are_drawn(keyframes, tmp_path, split):
+def test_the_real_key_frames_are_drawn(keyframes, tmp_path, split, truth_as_results):
     results = truth_as_results(keyframes, split, tmp_path / "results.json")
     run(results, "--data.root", keyframes, "--data.split", split, "--out", "frame.png")
     picture = np.asarray(Image.open("frame.png"))
@@ -149,7 +125,16 @@ def test_help_names_units_and_defaults(capsys):
         (("results.json", "--data.root", "nowhere"), "nowhere"),
         (("results.json", "--data.version", "v9"), "v9"),
         (("results.json", "--out", "results.json/frame.png"), "cannot be written.*choose another --out"),
-        (("results.json", "--out", "frame.gif"), "must end in .png or .jpg"),
+        (("results.json", "--out", "frame.tiff"), "must end in .png, .jpg, .mp4 or .gif"),
+        (("results.json", "--samples", "0:2", "--out", "frame.png"), "is one picture, 2 frames are to be drawn"),
+        (("results.json", "--samples", "2:"), "--samples 2: is empty: mini_val has the samples 0 to 1"),
+        (("results.json", "--samples", "3"), "--samples wants FIRST:END"),
+        (("results.json", "--samples", "0:1", "--scene", "scene-0103"), "--samples and --scene exclude each other"),
+        (("results.json", "--scene", "scene-0104"), "--scene scene-0104 is not in mini_val.*for example scene-0103"),
+        (("results.json", "--layers", "depth"), "--layers depth looks into a model"),
+        (("results.json", "--fps", "0"), "--fps must be above 0"),
+        (("results.json", "--width", "3"), "--width must lie from 64"),
+        ((".",), "holds neither results_nusc.json nor occupancy"),
         (("results.json", "--range", "0"), "--range"),
         (("results.json", "--score-threshold", "30"), "--score-threshold must lie from 0 to 1"),
         (("--checkpoint", "nowhere.safetensors"), "no checkpoint file at nowhere.safetensors"),
@@ -159,7 +144,7 @@ def test_help_names_units_and_defaults(capsys):
         (("--recipe", "bevdet-tiny", "--checkpoint", "results.json", "--device", "gpu"), "--device gpu"),
     ],
 )
-def test_a_mistake_is_one_line(world, tmp_path, capsys, arguments, message):
+def test_a_mistake_is_one_line(world, tmp_path, capsys, arguments, message, truth_as_results):
     truth_as_results(world, "mini_val", tmp_path / "results.json")
     Path("half.json").write_text(json.dumps({"results": {"sample-0": []}}))
     Path("picture.json").write_bytes(b"\xff\xd8\xff\xe0")
@@ -170,7 +155,7 @@ def test_a_mistake_is_one_line(world, tmp_path, capsys, arguments, message):
     assert re.search(message, said), said
 
 
-def test_a_missing_picture_is_one_line(world, tmp_path, capsys):
+def test_a_missing_picture_is_one_line(world, tmp_path, capsys, truth_as_results):
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow" / "v1.0-mini").symlink_to(world / "v1.0-mini")
     (tmp_path / "hollow" / "maps").symlink_to(world / "maps")
@@ -179,7 +164,7 @@ def test_a_missing_picture_is_one_line(world, tmp_path, capsys):
     assert "is missing" in fails(capsys, results, "--data.root", tmp_path / "hollow")
 
 
-def test_reading_results_loads_no_model(world, tmp_path, monkeypatch):
+def test_reading_results_loads_no_model(world, tmp_path, monkeypatch, truth_as_results):
     results = truth_as_results(world, "mini_val", tmp_path / "results.json")
     monkeypatch.setitem(sys.modules, "bev_zoo", None)  # importing it would now fail
     run(results, "--data.root", world)
@@ -190,8 +175,3 @@ def test_reading_results_loads_no_model(world, tmp_path, monkeypatch):
 )
 def test_samples_are_found_by_place_and_token(wanted, place):
     assert find_sample(wanted, ["ab", "123"], "val") == place
-
-
-def _quaternion_about_z(rotation):
-    half = np.arctan2(rotation[1, 0], rotation[0, 0]) / 2
-    return [float(np.cos(half)), 0.0, 0.0, float(np.sin(half))]

@@ -7,18 +7,19 @@ import pytest
 from PIL import Image
 
 from bev_nuscenes import CAMERAS, CLASSES
-from bev_vis.compose import Layout, render_frame
+from bev_vis.compose import render_frame
 from bev_vis.frame import Boxes, Camera, Frame
 from bev_vis.geometry import transform_points
-from bev_vis.palette import CLASS_COLOURS
-from bev_vis.panels import within_range
+from bev_vis.page import Layout
+from bev_vis.palette import COLOUR_BLIND, NUSCENES
+from bev_vis.panels import box_label, within_range
 
 GREY = (90, 90, 90)
 IMAGE_SIZE = (1600, 900)
 INTRINSICS = np.array([[1266.0, 0, 800], [0, 1266, 450], [0, 0, 1]])
 YAW_DEG = dict(zip(CAMERAS, (55, 0, -55, 110, 180, -110), strict=True))
 CAR, PEDESTRIAN = CLASSES.index("car"), CLASSES.index("pedestrian")
-ORANGE = np.array(CLASS_COLOURS[CAR]) * 255
+ORANGE = np.array(NUSCENES.classes[CAR]) * 255
 
 
 def camera_to_ego(yaw_deg):
@@ -100,7 +101,7 @@ def test_boxes_are_drawn_at_their_projected_corners(frame, ego_to_global):
 
 @pytest.mark.parametrize("label", [CAR, PEDESTRIAN])
 def test_a_box_is_drawn_in_its_colour_in_the_one_camera_that_sees_it(frame, ego_to_global, label):
-    colour = np.array(CLASS_COLOURS[label]) * 255
+    colour = np.array(NUSCENES.classes[label]) * 255
     box = boxes_at([(-12, 1, 1, 4, 2, 1.6, 0.3, 0, 0)], label)
     picture = render_frame(frame, box.transform(ego_to_global))
     for name in CAMERAS:
@@ -199,3 +200,42 @@ def test_a_missing_image_is_named(frame, tmp_path):
     cameras = (replace(frame.cameras[0], image=tmp_path / "nowhere.jpg"),)
     with pytest.raises(ValueError, match=r"nowhere\.jpg is missing"):
         render_frame(replace(frame, cameras=cameras), boxes_at([]))
+
+
+def test_truth_and_prediction_stand_on_two_maps(frame, ego_to_global):
+    truth, found = (boxes_at([(30, y, 1, 4, 2, 1.6, 0, 0, 0)]) for y in (20, -20))
+    shown = replace(frame, truth=truth.transform(ego_to_global))
+    picture = render_frame(shown, found.transform(ego_to_global), beside=True)
+    layout = Layout(panels=2)
+    assert picture.shape[:2] == layout.size[::-1]
+    scale = layout.map_side / 2 / 51.2
+    row, coloured = (51.2 - 30) * scale, []
+    for position in range(2):
+        left, top, width, height = layout.panel(position)
+        panel = picture[top : top + height, left : left + width].astype(int)
+        coloured.append([has_colour(panel, (51.2 - y) * scale, row, ORANGE, reach=30) for y in (20, -20)])
+    assert coloured == [[False, False], [False, True]]
+
+
+def test_labels_are_drawn_beside_small_boxes(frame, ego_to_global):
+    box = boxes_at([(45, 0, 1, 0.4, 0.4, 0.4, 0, 0, 0)]).transform(ego_to_global)
+    bare, labelled = (camera_panel(render_frame(frame, box, labels=labels), "CAM_FRONT") for labels in (False, True))
+    plate = (np.abs(labelled - ORANGE).max(axis=-1) < 60).sum() - (np.abs(bare - ORANGE).max(axis=-1) < 60).sum()
+    assert plate > 100
+
+
+@pytest.mark.parametrize(
+    ("attribute", "scores", "label"), [(-1, True, "car .80"), (6, True, "car .80 parked"), (6, False, "car parked")]
+)
+def test_a_label_names_class_score_and_attribute(attribute, scores, label):
+    box = Boxes.from_ego(np.zeros((1, 9)), np.array([CAR]), np.array([0.8]), np.array([attribute]))
+    assert box_label(box, 0, scores=scores) == label
+
+
+def test_colours_of_the_other_palette_are_used_and_distinct(frame, ego_to_global):
+    box = boxes_at([(30, 20, 1, 4, 2, 1.6, 0, 0, 0)], PEDESTRIAN).transform(ego_to_global)
+    panel = map_panel(render_frame(frame, box, colours=COLOUR_BLIND))
+    assert (np.abs(panel - 255 * np.array(COLOUR_BLIND.classes[PEDESTRIAN])).max(axis=-1) < 40).any()
+    assert not (np.abs(panel - 255 * np.array(NUSCENES.classes[PEDESTRIAN])).max(axis=-1) < 40).any()
+    for colours in (COLOUR_BLIND.classes, COLOUR_BLIND.voxels):
+        assert len(set(colours)) == len(colours)

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 from bev_lss import CameraRig
-from bev_nuscenes import DataOptions, NuscenesDataset, collate
+from bev_nuscenes import CAMERAS, DataOptions, NuscenesDataset, collate
 from bev_vis.__main__ import main
-from bev_vis.predict import predict
+from bev_vis.predict import load_checkpoint_model
 from bev_vis.source import open_source
 from bev_zoo import Detections, create_model, save_checkpoint
 
 RECIPE = "bevdet-tiny"
+POINT_DEPTH_M = 20 * np.cos(np.radians(20))  # the one LiDAR point, 20 m to the left, seen by a camera 110 deg left
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def checkpoint(model, tmp_path_factory):
 
 def test_predictions_are_the_models_own_in_the_global_frame(world, model, checkpoint):
     source = open_source(DataOptions(root=str(world)))
-    boxes = predict(source, 1, None, checkpoint, "cpu")
+    boxes = load_checkpoint_model(source, None, checkpoint, "cpu")(1).boxes
     data = NuscenesDataset(
         source.index,
         "mini_val",
@@ -74,8 +75,45 @@ def test_a_model_is_run_at_the_size_it_was_trained_at(world, tmp_path, monkeypat
     save_checkpoint(small, tmp_path / "small.safetensors")
     sizes = []
     monkeypatch.setattr(type(small), "predict", lambda self, images, rig: sizes.append(images.shape[-2:]) or [_NOTHING])
-    predict(open_source(DataOptions(root=str(world))), 0, None, tmp_path / "small.safetensors", "cpu")
+    load_checkpoint_model(open_source(DataOptions(root=str(world))), None, tmp_path / "small.safetensors", "cpu")(0)
     assert sizes == [(64, 96)]
 
 
 _NOTHING = Detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+
+
+@pytest.fixture(scope="module")
+def history_checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("history") / "tiny-4d.safetensors"
+    save_checkpoint(create_model("bevdet-tiny-4d"), path)
+    return path
+
+
+def test_layers_show_depth_and_history(world, history_checkpoint):
+    source = open_source(DataOptions(root=str(world)))
+    inner = load_checkpoint_model(source, None, history_checkpoint, "cpu", ("depth", "history"))(1).inner
+    depth, history = inner.depth, inner.history
+    assert depth.expected_m.shape == (6, *(side // 8 for side in depth.input_size))
+    assert 1 < depth.expected_m.min() <= depth.expected_m.max() < 60
+    measured = np.isfinite(depth.lidar_m)
+    assert measured.any(axis=(1, 2)).tolist() == [name == "CAM_BACK_LEFT" for name in CAMERAS]
+    assert depth.lidar_m[measured] == pytest.approx(POINT_DEPTH_M, abs=0.01)
+    # Each scene of this world has one frame, which stands in for the one before it.
+    np.testing.assert_allclose(history.before, history.now, atol=1e-4)
+    np.testing.assert_allclose(history.difference, 0, atol=1e-4)
+    assert history.now.max() > 0
+
+
+def test_a_picture_has_the_layers(world, history_checkpoint, tmp_path):
+    arguments = ["--checkpoint", str(history_checkpoint), "--data.root", str(world), "--out", "frame.png"]
+    widths = []
+    for layers in ((), ("--layers", "depth", "history")):
+        assert main(["render", *arguments, *layers]) == 0
+        widths.append(Image.open("frame.png").width)
+    assert widths[1] > widths[0] + 200  # the maps of the history
+
+
+def test_a_recipe_without_history_says_so(world, checkpoint, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--data.root", str(world), "--layers", "history"]
+    assert main(["render", *arguments]) == 2
+    assert "bevdet-tiny sees one frame" in capsys.readouterr().err

@@ -8,10 +8,16 @@ import tyro
 
 from bev_nuscenes.command_line import run_program
 
-from .render import RenderOptions, render
+from .curves import CurvesOptions
+from .options import ExportOptions, RenderOptions, ReportOptions, ViewOptions
 
-_OPTIONS: dict[str, Callable[..., Any]] = {"render": RenderOptions}
-_COMMANDS = {RenderOptions: render}
+_OPTIONS: dict[str, Callable[..., Any]] = {
+    "render": RenderOptions,
+    "report": ReportOptions,
+    "curves": CurvesOptions,
+    "view": ViewOptions,
+    "export": ExportOptions,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -23,7 +29,19 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Any) -> int:
-    print(_COMMANDS[type(options)](options))
+    """Run the command of the options and name the files it wrote."""
+    if isinstance(options, CurvesOptions):
+        from .curves import curves as command
+    elif isinstance(options, ReportOptions):
+        from .report import report as command
+    elif isinstance(options, ViewOptions):
+        from .view import view as command
+    elif isinstance(options, ExportOptions):
+        from .export import export as command
+    else:
+        from .render import render as command
+    for written in command(options):
+        print(written)
     return 0
 
 

@@ -1,12 +1,8 @@
-"""The whole picture: cameras in rows of three, the map beside them, a legend below, a title above."""
+"""The whole picture of boxes: cameras beside the map from above, and what a model saw on its way."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,58 +13,11 @@ from bev_nuscenes.geometry import invert_pose
 
 from . import palette
 from .frame import Boxes, Camera, Frame
+from .inner import DepthView, InnerView
+from .layers import blend_depth, depth_caption, depth_legend, draw_depth_errors, draw_history
+from .page import Layout, Page
+from .palette import NUSCENES, Palette
 from .panels import boxes_in_camera, draw_bev, draw_camera, points_in_map, within_range
-
-_DPI = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Sizes in pixels; rectangles are left, top, width, height from the upper left corner."""
-
-    cameras: int = 6
-    columns: int = 3
-    camera_width: int = 592
-    camera_height: int = 333
-    gap: int = 8
-    margin: int = 16
-    title_height: int = 40
-    legend_height: int = 66
-
-    @property
-    def rows(self) -> int:
-        return -(-self.cameras // self.columns)
-
-    @property
-    def map_side(self) -> int:
-        return self.rows * (self.camera_height + self.gap) - self.gap + self.legend_height
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture."""
-        left, top, side, _ = self.map
-        return left + side + self.margin, top + side + self.margin
-
-    @property
-    def map(self) -> tuple[int, int, int, int]:
-        left = 2 * self.margin + self.columns * (self.camera_width + self.gap) - self.gap
-        return left, self.margin + self.title_height, self.map_side, self.map_side
-
-    @property
-    def legend(self) -> tuple[int, int, int, int]:
-        _, top, side, _ = self.map
-        width = self.columns * (self.camera_width + self.gap) - self.gap
-        return self.margin, top + side - self.legend_height, width, self.legend_height
-
-    @property
-    def title(self) -> tuple[int, int, int, int]:
-        return self.margin, self.margin, self.size[0] - 2 * self.margin, self.title_height
-
-    def camera(self, position: int) -> tuple[int, int, int, int]:
-        row, column = divmod(position, self.columns)
-        left = self.margin + column * (self.camera_width + self.gap)
-        top = self.margin + self.title_height + row * (self.camera_height + self.gap)
-        return left, top, self.camera_width, self.camera_height
 
 
 def render_frame(
@@ -77,67 +26,88 @@ def render_frame(
     *,
     range_m: float = 51.2,
     subtitle: str = "",
+    colours: Palette = NUSCENES,
+    beside: bool = False,
+    labels: bool = False,
+    inner: InnerView | None = None,
 ) -> NDArray[np.uint8]:  # (H,W,3)
     """Draw a frame with its predicted and true boxes.
 
     Boxes whose centre lies outside the square of ``range_m`` metres around the ego vehicle are left out everywhere.
-    ``subtitle`` is appended to the title. Raises ValueError for a camera image that is missing or broken.
+    ``subtitle`` is appended to the title; ``beside`` draws truth and prediction on two maps, ``labels`` names every
+    box, ``inner`` adds depth over the images and maps of the history. Raises ValueError for a camera image that is
+    missing or broken.
     """
+    inner = inner or InnerView()
+    layout = Layout(cameras=len(frame.cameras), panels=1 + beside, narrow_panel=inner.history is not None)
     global_to_ego = invert_pose(frame.ego_to_global)
-    predicted_ego, true_ego = (
-        within_range(boxes.transform(global_to_ego), range_m) for boxes in (predictions, frame.truth)
-    )
-    layout = Layout(cameras=len(frame.cameras))
-    figure = _new_figure(layout.size)
-    predicted, true = (boxes.transform(frame.ego_to_global) for boxes in (predicted_ego, true_ego))
+    predicted, true = (within_range(boxes.transform(global_to_ego), range_m) for boxes in (predictions, frame.truth))
+    page = Page(layout)
     for position, camera in enumerate(frame.cameras):
-        _add_camera(figure, layout, position, camera, predicted, true)
-    axes = _add_axes(figure, layout.map)
-    draw_bev(axes, predicted_ego, true_ego, points_in_map(frame.points, range_m), range_m)
-    _add_legend(figure, layout, predicted_ego, true_ego)
-    counts = f"{len(predicted_ego)} predicted, {len(true_ego)} true boxes within ±{range_m:g} m"
-    _add_title(figure, layout, "   ".join(filter(None, (frame.scene, frame.token, counts, subtitle))))
-    return _pixels(figure)
+        in_camera = (
+            boxes_in_camera(boxes.transform(frame.ego_to_global), camera.camera_to_global)
+            for boxes in (predicted, true)
+        )
+        add_camera(page, position, camera, *in_camera, colours, labels, inner.depth)
+    _add_maps(page, predicted, true, frame, range_m, colours, beside, labels)
+    if inner.history is not None:
+        draw_history(page, layout.narrow, inner.history)
+    depth_entries = [] if inner.depth is None else list(depth_legend())
+    page.legend([*_legend_entries(predicted, true, colours), *depth_entries])
+    counts = f"{len(predicted)} predicted, {len(true)} true boxes within ±{range_m:g} m"
+    page.title("   ".join(filter(None, (frame.scene, frame.token, counts, subtitle))))
+    return page.pixels()
 
 
-def _add_camera(figure: Figure, layout: Layout, position: int, camera: Camera, predicted: Boxes, true: Boxes) -> None:
-    left, top, width, height = layout.camera(position)
+def add_camera(
+    page: Page,
+    position: int,
+    camera: Camera,
+    predicted: Boxes,  # in the camera frame
+    true: Boxes,  # in the camera frame
+    colours: Palette = NUSCENES,
+    labels: bool = False,
+    depth: DepthView | None = None,
+) -> None:
+    """Put the camera at its place on the page, whatever the shape of its picture."""
+    left, top, width, height = page.layout.camera(position)
     image = read_image(camera.image, camera.size)
     image.thumbnail((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     shown_width, shown_height = image.size
     inset = left + (width - shown_width) // 2, top + (height - shown_height) // 2, shown_width, shown_height
-    draw_camera(
-        _add_axes(figure, inset),
-        np.asarray(image),
-        camera.size,
-        camera.intrinsics,
-        boxes_in_camera(predicted, camera.camera_to_global),
-        boxes_in_camera(true, camera.camera_to_global),
-        camera.name,
-    )
+    axes, pixels, title = page.axes(inset), np.asarray(image), camera.name
+    if depth is not None:
+        pixels = blend_depth(pixels, camera.size, depth, position)
+        title += depth_caption(depth, position)
+    draw_camera(axes, pixels, camera.size, camera.intrinsics, predicted, true, title, colours, labels)
+    if depth is not None:
+        draw_depth_errors(axes, depth, position)
 
 
-def _add_legend(figure: Figure, layout: Layout, predicted: Boxes, true: Boxes) -> None:
-    axes = _add_axes(figure, layout.legend)
-    axes.set_axis_off()
-    entries = list(_legend_entries(predicted, true))
-    axes.legend(
-        handles=entries,
-        loc="lower left",
-        bbox_to_anchor=(0, 0),
-        borderaxespad=0,
-        ncol=-(-len(entries) // 2),
-        frameon=False,
-        fontsize=9,
-        handlelength=1.6,
-        columnspacing=1.8,
-        borderpad=0.2,
-    )
+def _add_maps(
+    page: Page,
+    predicted: Boxes,
+    true: Boxes,
+    frame: Frame,
+    range_m: float,
+    colours: Palette,
+    beside: bool,
+    labels: bool,
+) -> None:
+    points, none = points_in_map(frame.points, range_m), np.zeros(0, np.intp)
+    if not beside:
+        draw_bev(page.axes(page.layout.map), predicted, true, points, range_m, colours, labels)
+        return
+    for position, (shown, there, title) in enumerate(
+        ((true[none], true, "ground truth"), (predicted, true[none], "prediction"))
+    ):
+        axes = page.axes(page.layout.panel(position))
+        draw_bev(axes, shown, there, points, range_m, colours, labels, title)
 
 
-def _legend_entries(predicted: Boxes, true: Boxes) -> Iterator[Line2D]:
+def _legend_entries(predicted: Boxes, true: Boxes, colours: Palette) -> Iterator[Line2D]:
     """A line per class with how many boxes of it are predicted and true, and one for each style."""
-    for label, (name, colour) in enumerate(zip(CLASSES, palette.CLASS_COLOURS, strict=True)):
+    for label, (name, colour) in enumerate(zip(CLASSES, colours.classes, strict=True)):
         found, there = (int((boxes.label == label).sum()) for boxes in (predicted, true))
         yield Line2D([], [], color=colour, linewidth=4, label=f"{name.replace('_', ' ')} ({found} / {there})")
     ink = palette.INK
@@ -147,30 +117,3 @@ def _legend_entries(predicted: Boxes, true: Boxes) -> Iterator[Line2D]:
     )
     yield Line2D([], [], color=ink, linewidth=0, marker="$\u2192$", markersize=11, label="motion in one second")
     yield Line2D([], [], color=palette.POINT, linewidth=0, marker=".", label="LiDAR point")
-
-
-def _add_title(figure: Figure, layout: Layout, text: str) -> None:
-    left, top, _, height = layout.title
-    width, full_height = layout.size
-    figure.text(left / width, 1 - (top + 0.3 * height) / full_height, text, fontsize=13, color=palette.INK, va="center")
-
-
-def _new_figure(size: tuple[int, int]) -> Figure:
-    width, height = size
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=palette.PAGE)
-    FigureCanvasAgg(figure)  # a raster canvas of its own: neither a display nor pyplot's global state is needed
-    return figure
-
-
-def _add_axes(figure: Figure, rectangle: tuple[int, int, int, int]) -> Axes:
-    left, top, width, height = rectangle
-    page_width, page_height = (round(side * _DPI) for side in figure.get_size_inches())
-    bottom = page_height - top - height
-    return figure.add_axes((left / page_width, bottom / page_height, width / page_width, height / page_height))
-
-
-def _pixels(figure: Figure) -> NDArray[np.uint8]:
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -21,6 +21,7 @@ class Boxes:
     velocity: Array  # (M,3)
     label: NDArray[np.int64]  # (M,) position in bev_nuscenes.CLASSES
     score: Array  # (M,) 0 to 1; 1 for the ground truth
+    attribute: NDArray[np.int64]  # (M,) position in bev_nuscenes.ATTRIBUTES, -1 for none
 
     @classmethod
     def from_ego(
@@ -28,6 +29,7 @@ class Boxes:
         boxes: Array,  # (M,9) x, y, z of the centre, length, width, height, yaw, vx, vy
         label: NDArray[np.int64],  # (M,)
         score: Array | None = None,  # (M,)
+        attribute: NDArray[np.int64] | None = None,  # (M,)
     ) -> "Boxes":
         """From the rows that data sets and detectors use, in the same frame."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 9)
@@ -38,6 +40,7 @@ class Boxes:
             velocity=np.concatenate([boxes[:, 7:], np.zeros((len(boxes), 1))], axis=1),
             label=np.asarray(label, np.int64),
             score=np.ones(len(boxes)) if score is None else np.asarray(score, np.float64),
+            attribute=np.full(len(boxes), -1) if attribute is None else np.asarray(attribute, np.int64),
         )
 
     def __len__(self) -> int:
@@ -60,6 +63,10 @@ class Boxes:
     def corners(self) -> Array:
         """(M,8,3), see :func:`bev_vis.geometry.box_corners`."""
         return box_corners(self.center, self.size, self.rotation)
+
+
+Voxels = NDArray[np.uint8]
+"""(X,Y,Z) positions in bev_nuscenes.OCCUPANCY_CLASSES, on the occupancy grid of the ego frame."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,21 @@
-"""Predictions made on the spot: a checkpoint or an exported model, run on one sample."""
+"""Predictions made on the spot: a checkpoint or an exported model, run on the samples of a source."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from bev_lss import CameraRig
-from bev_nuscenes import NuscenesDataset, collate
+from bev_nuscenes import Batch, NuscenesDataset, attribute_names, collate
 from bev_zoo import Detector, Recipe, read_recipe_name, trained_model
 
 from .frame import Boxes
+from .inner import InnerView, Observer
+from .predictions import Layer, Prediction
 from .source import Source
+from .submission import attribute_number
 
 if TYPE_CHECKING:
     from bev_deploy import DeployedDetector
@@ -18,20 +23,55 @@ if TYPE_CHECKING:
 Backend = Literal["onnxruntime", "tensorrt"]
 
 
-def predict(source: Source, position: int, recipe: str | None, checkpoint: Path, device: str) -> Boxes:
-    """The boxes (global) that a model sees in the sample at ``position`` of the source's split.
+@dataclass(frozen=True)
+class Model:
+    """A model with the samples it is run on: called with a place of the source's split."""
 
-    Raises ValueError for an unknown recipe, a checkpoint that does not fit, or a device that is not there.
+    detector: "Detector | DeployedDetector"
+    data: NuscenesDataset
+    device: torch.device
+    layers: tuple[Layer, ...] = ()
+
+    def __call__(self, position: int) -> Prediction:
+        """Boxes (global) or voxels, and the layers that were asked for."""
+        batch = collate([self.data[position]]).to(self.device)
+        found, inner = self._run(batch)
+        if self.detector.recipe.task == "occupancy":
+            return Prediction(voxels=found.cpu().numpy().astype(np.uint8), inner=inner)
+        numbers = (part.cpu().numpy() for part in (found.boxes, found.labels, found.scores))
+        return Prediction(boxes=_with_attributes(*numbers).transform(batch.box_to_global[0].numpy()), inner=inner)
+
+    def _run(self, batch: Batch) -> tuple:
+        rig = CameraRig(**batch.cameras)
+        if not self.layers:
+            return self.detector.predict(batch.images, rig)[0], InnerView()
+        observer = Observer(self.detector)
+        with observer.listening():
+            (found,) = self.detector.predict(batch.images, rig)
+        return found, InnerView(
+            depth=observer.depth(batch) if "depth" in self.layers else None,
+            history=observer.history() if "history" in self.layers else None,
+        )
+
+
+def load_checkpoint_model(
+    source: Source, recipe: str | None, checkpoint: Path, device: str, layers: tuple[Layer, ...] = ()
+) -> Model:
+    """A checkpoint, ready for the samples of a source.
+
+    Raises ValueError for an unknown recipe, a checkpoint that does not fit, a device that is not there, or a layer that
+    the recipe does not have.
     """
     target = _device(device)
-    model = trained_model(_recipe_name(recipe, checkpoint), checkpoint)
-    return _boxes(model.to(target), source, position, target)
+    detector = trained_model(_recipe_name(recipe, checkpoint), checkpoint).to(target)
+    if "history" in layers and not detector.recipe.temporal.history:
+        raise ValueError(f"--layers history: {detector.recipe.name} sees one frame; leave it out")
+    data = _dataset(source, detector.recipe, with_depth="depth" in layers and source.has_lidar)
+    return Model(detector, data, target, layers)
 
 
-def predict_exported(
-    source: Source, position: int, recipe: str | None, folder: Path, backend: Backend, device: str
-) -> Boxes:
-    """As :func:`predict`, with the exported model in a folder, whatever its recipe if none is named.
+def load_exported_model(source: Source, recipe: str | None, folder: Path, backend: Backend, device: str) -> Model:
+    """The exported model in a folder, whatever its recipe if none is named.
 
     Raises ValueError for a folder without an export of the recipe, a backend or a device that is not there.
     """
@@ -39,26 +79,24 @@ def predict_exported(
 
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device {device}: an exported model runs on cpu or cuda")
-    model = load(folder, backend, recipe=recipe, device="cuda" if backend == "tensorrt" else device)
-    return _boxes(model, source, position, model.device)
+    detector = load(folder, backend, recipe=recipe, device="cuda" if backend == "tensorrt" else device)
+    return Model(detector, _dataset(source, detector.recipe), detector.device)
 
 
-def _boxes(model: "Detector | DeployedDetector", source: Source, position: int, device: torch.device) -> Boxes:
-    if model.recipe.task != "detection":
-        raise ValueError(f"{model.recipe.name} predicts voxels, and the picture shows boxes: choose a detector")
-    batch = collate([_dataset(source, model.recipe)[position]]).to(device)
-    (found,) = model.predict(batch.images, CameraRig(**batch.cameras))
-    boxes = Boxes.from_ego(*(part.cpu().numpy() for part in (found.boxes, found.labels, found.scores)))
-    return boxes.transform(batch.box_to_global[0].numpy())
+def _with_attributes(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Boxes:
+    """Boxes of the ego frame with the attributes that the submission would give them."""
+    names = attribute_names(labels, boxes[:, 7:9])
+    return Boxes.from_ego(boxes, labels, scores, np.array([attribute_number(name) for name in names], np.int64))
 
 
-def _dataset(source: Source, recipe: Recipe) -> NuscenesDataset:
+def _dataset(source: Source, recipe: Recipe, with_depth: bool = False) -> NuscenesDataset:
     return NuscenesDataset(
         source.index,
         source.split,
         input_size=recipe.input_size,
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation,
+        with_depth=with_depth,
     )
 
 

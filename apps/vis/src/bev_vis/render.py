@@ -1,134 +1,148 @@
-"""`bev-vis render`: one frame as a picture."""
+"""`bev-vis render`: frames as pictures and films."""
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from bev_nuscenes import DataOptions
+from bev_nuscenes.command_line import progress
 
 from .compose import render_frame
-from .frame import Boxes
+from .compose_voxels import render_voxels
+from .film import FILMS, open_film
+from .options import RenderOptions, check_predictions
+from .palette import palette_named
+from .paths import check_writable
+from .predictions import Predictions, open_predictions
+from .selection import chosen_frames
 from .source import Source, open_source
-from .submission import boxes_of_sample, read_submission
+
+Pixels = NDArray[np.uint8]
+_PICTURES = (".png", ".jpg", ".jpeg")
+_FILM_WIDTH = {".mp4": 1920, ".gif": 960}
 
 
-@dataclass(frozen=True, kw_only=True)
-class RenderOptions:
-    """Draw one frame: six cameras with projected boxes beside the map from above, predicted and true.
+def render(options: RenderOptions) -> list[Path]:
+    """Write the pictures or films and return what was written: files, or the folder of several pictures.
 
-    Predictions come from RESULTS, or from a model that is run on the spot: --checkpoint, or an exported one: --model.
+    Raises ValueError for what the user can put right.
     """
-
-    data: DataOptions
-    results: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RESULTS.json]")] = None
-    """Predictions: a nuScenes submission, as bev-eval writes it."""
-
-    recipe: str | None = None
-    """Predict with this recipe instead of reading results; default: the one that --checkpoint or --model names."""
-
-    checkpoint: Path | None = None
-    """Predict with these weights instead of reading results."""
-
-    model: Path | None = None
-    """Predict with an exported model instead of reading results: the folder that bev-deploy wrote."""
-
-    backend: Annotated[
-        Literal["onnxruntime", "tensorrt"] | None, tyro.conf.arg(help_behavior_hint="(default: onnxruntime)")
-    ] = None
-    """What runs --model."""
-
-    device: str = "cpu"
-    """Where a model runs: cpu, cuda, cuda:1."""
-
-    sample: str = "0"
-    """Which frame of the split: its position, from 0, or its sample token."""
-
-    out: Path | None = None
-    """Picture to write (.png or .jpg); default: SCENE_TOKEN.png in the current folder."""
-
-    score_threshold: float = 0.3
-    """Predictions that score less are left out, 0 to 1."""
-
-    range: float = 51.2
-    """Half the side of the map, in metres; boxes outside are left out, also in the camera views."""
-
-    lidar: bool = True
-    """Draw the LiDAR points on the map, where the data set has them."""
-
-
-def render(options: RenderOptions) -> Path:
-    """Write the picture and return its path. Raises ValueError for what the user can put right."""
     _check(options)
-    results = None if options.results is None else read_submission(options.results)
     source = open_source(options.data)
-    position = find_sample(options.sample, source.tokens, source.split)
+    chosen = chosen_frames(source, sample=options.sample, samples=options.samples, scene=options.scene)
+    out = _destination(options, source, chosen)
+    predictions = open_predictions(options, source, options.layers)
+    began = time.perf_counter()
+    drawn = _draw_all(options, source, predictions, chosen)
+    written = _write_films(options, out, source, chosen, drawn) if _is_film(out) else _write_pictures(out, drawn)
+    seconds = time.perf_counter() - began
+    print(f"{len(chosen)} frame{'s' * (len(chosen) > 1)}, {seconds / len(chosen):.2f} s per frame", file=sys.stderr)
+    return written
+
+
+def draw_frame(options: RenderOptions, source: Source, predictions: Predictions, position: int) -> Pixels:
+    """One frame of the source's split, as the options want it (H,W,3)."""
     frame = source.frame(position, lidar=options.lidar)
-    out = _writable(options.out or Path(f"{frame.scene}_{frame.token}.png"))
-    predictions = _predict(options, source, position) if results is None else boxes_of_sample(results, frame.token)
-    confident = predictions[predictions.score >= options.score_threshold]
-    subtitle = f"score ≥ {options.score_threshold:g}"
-    pixels = render_frame(frame, confident, range_m=options.range, subtitle=subtitle)
-    Image.fromarray(pixels).save(out, compress_level=3)
-    return out
-
-
-def find_sample(wanted: str, tokens: Sequence[str], split: str) -> int:
-    """The position of a sample that is given by its position or its token."""
-    if wanted in tokens:
-        return tokens.index(wanted)
-    if not tokens:
-        raise ValueError(f"split {split} has no sample in this data set: choose another --data.split")
-    if wanted.lstrip("-").isdigit() and len(wanted) < 9:
-        if 0 <= int(wanted) < len(tokens):
-            return int(wanted)
-        raise ValueError(f"--sample {wanted} is out of range: {split} has the samples 0 to {len(tokens) - 1}")
-    near = (get_close_matches(wanted, tokens, n=1, cutoff=0.6) or list(tokens))[0]
-    raise ValueError(
-        f"--sample {wanted} is not in {split}: give a place, 0 to {len(tokens) - 1}, or a token, for example {near}"
+    predicted, colours = predictions(position), palette_named(options.palette)
+    if predicted.voxels is not None:
+        truth = source.occupancy(position)
+        seen_only = not options.all_voxels
+        return render_voxels(
+            frame, predicted.voxels, truth, colours=colours, seen_only=seen_only, inner=predicted.inner
+        )
+    assert predicted.boxes is not None
+    confident = predicted.boxes[predicted.boxes.score >= options.score_threshold]
+    return render_frame(
+        frame,
+        confident,
+        range_m=options.range,
+        subtitle=f"score ≥ {options.score_threshold:g}",
+        colours=colours,
+        beside=options.beside,
+        labels=options.labels,
+        inner=predicted.inner,
     )
 
 
 def _check(options: RenderOptions) -> None:
-    sources = {"RESULTS": options.results, "--checkpoint": options.checkpoint, "--model": options.model}
-    given = [name for name, path in sources.items() if path is not None]
-    if not given:
-        raise ValueError(
-            "nothing to draw: give RESULTS.json, or a model to run: --recipe NAME --checkpoint FILE, or --model DIR"
-        )
-    if len(given) > 1 or (options.results is not None and options.recipe is not None):
-        raise ValueError("RESULTS, --recipe/--checkpoint and --model exclude each other: give the one to draw")
-    if options.backend is not None and options.model is None:
-        raise ValueError(f"--backend {options.backend} runs exported models: give one with --model DIR")
-    if not options.range > 0:
-        raise ValueError(f"--range is half the side of the map in metres and must be above 0, it is {options.range:g}")
-    if not 0 <= options.score_threshold <= 1:
-        raise ValueError(f"--score-threshold must lie from 0 to 1, it is {options.score_threshold:g}")
+    check_predictions(options)
+    if options.layers and options.checkpoint is None:
+        raise ValueError(f"--layers {' '.join(options.layers)} looks into a model: give one with --checkpoint FILE")
+    if not 0 < options.fps <= 120:
+        raise ValueError(f"--fps must be above 0 and at most 120, it is {options.fps:g}")
+    if options.width is not None and not 64 <= options.width <= 16384:
+        raise ValueError(f"--width must lie from 64 to 16384 pixels, it is {options.width}")
 
 
-def _writable(out: Path) -> Path:
-    """The path, once its folder exists and takes files: known before a model runs for a minute."""
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"--out {out} must end in .png or .jpg")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"picture {out} cannot be written ({error.strerror}): choose another --out") from None
+def _is_film(out: Path) -> bool:
+    return out.suffix.lower() in FILMS
+
+
+def _destination(options: RenderOptions, source: Source, chosen: range) -> Path:
+    """A picture, a film, or a folder with an ending slash to come: known to be writable before a model runs."""
+    out, single = options.out, len(chosen) == 1
+    if out is None:
+        first = chosen[0]
+        scene = source.scenes[first]
+        out = Path(f"{scene}_{source.tokens[first]}.png" if single else options.scene or f"{source.split}-frames")
+    suffix = out.suffix.lower()
+    if single and suffix not in (*_PICTURES, *FILMS) and not out.is_dir():
+        raise ValueError(f"--out {out} must end in .png, .jpg, .mp4 or .gif")
+    if not single and suffix in _PICTURES:
+        raise ValueError(f"--out {out} is one picture, {len(chosen)} frames are to be drawn: name a folder or film")
+    if not suffix or out.is_dir():
+        check_writable(out)
+        return out / f"{source.scenes[chosen[0]]}_{source.tokens[chosen[0]]}.png" if single else out
+    check_writable(out.parent)
+    if suffix == ".mp4":
+        open_film(out, options.fps)  # says so if it cannot be written
     return out
 
 
-def _predict(options: RenderOptions, source: Source, position: int) -> Boxes:
-    from .predict import predict, predict_exported  # loads the models, which a picture of finished results needs not
+def _draw_all(
+    options: RenderOptions, source: Source, predictions: Predictions, chosen: range
+) -> Iterator[tuple[str, Pixels]]:
+    """Names and pictures of all frames, with a progress bar if there are several."""
+    suffix = "" if options.out is None else options.out.suffix.lower()
+    width = options.width or _FILM_WIDTH.get(suffix)
+    tokens, scenes = source.tokens, source.scenes
+    advance: Callable[[], object] = (lambda: None) if len(chosen) == 1 else progress(len(chosen), "drawing").update
+    for number, position in enumerate(chosen):
+        name = f"{scenes[position]}_{tokens[position]}" if len(chosen) == 1 else f"{number:04d}_{tokens[position]}"
+        yield name, _scaled(draw_frame(options, source, predictions, position), width)
+        advance()
 
-    if options.model is not None:
-        backend = options.backend or "onnxruntime"
-        return predict_exported(source, position, options.recipe, options.model, backend, options.device)
-    assert options.checkpoint is not None
-    return predict(source, position, options.recipe, options.checkpoint, options.device)
+
+def _scaled(pixels: Pixels, width: int | None) -> Pixels:
+    if width is None or width == pixels.shape[1]:
+        return pixels
+    height = round(pixels.shape[0] * width / pixels.shape[1])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _write_pictures(out: Path, drawn: Iterator[tuple[str, Pixels]]) -> list[Path]:
+    for name, pixels in drawn:
+        path = out if out.suffix.lower() in _PICTURES else out / f"{name}.png"
+        options = {"quality": 92} if path.suffix.lower() != ".png" else {"compress_level": 3}
+        Image.fromarray(pixels).save(path, **options)
+    return [out]
+
+
+def _write_films(
+    options: RenderOptions, out: Path, source: Source, chosen: range, drawn: Iterator[tuple[str, Pixels]]
+) -> list[Path]:
+    """One film per scene: under the name that was given, or with the scene's added where there are several."""
+    scenes = [source.scenes[position] for position in chosen]
+    several, written = len(set(scenes)) > 1, []
+    for scene, part in groupby(zip(scenes, drawn, strict=True), key=lambda pair: pair[0]):
+        written.append(out.with_name(f"{out.stem}_{scene}{out.suffix}") if several else out)
+        with closing(open_film(written[-1], options.fps)) as film:
+            for _, (_, pixels) in part:
+                film.add(pixels)
+    return written

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bev_nuscenes import CAMERAS, DataOptions, NuscenesIndex, open_index
+from bev_nuscenes import DataOptions, NuscenesIndex, OccupancyTruth, open_index, read_occupancy
 from bev_nuscenes.files import read_lidar
 from bev_nuscenes.geometry import invert_pose
 
@@ -26,6 +26,26 @@ class Source:
         """Sample tokens of the split, in order of time."""
         return self.index.tokens(self.split)
 
+    @property
+    def scenes(self) -> list[str]:
+        """Scene of every sample of the split, in order of time."""
+        return [self.index.scene_name(int(position)) for position in self.index.split_positions(self.split)]
+
+    @property
+    def has_lidar(self) -> bool:
+        """Whether the LiDAR file of the split's first sample is there."""
+        position = int(self.index.split_positions(self.split)[0])
+        return bool(self.index.lidar.files[position]) and self.index.lidar_path(position).is_file()
+
+    def lidar_origin(self, number: int) -> Array:
+        """Where the vehicle was when the LiDAR measured the frame (3,), global: distances are counted from there."""
+        return self.index.lidar.ego_to_global[int(self.index.split_positions(self.split)[number]), :3, 3]
+
+    def occupancy(self, number: int) -> OccupancyTruth | None:
+        """The true voxels of the frame at a place of the split, if the data set has the file."""
+        path = self.index.occupancy_path(int(self.index.split_positions(self.split)[number]))
+        return read_occupancy(path) if path.is_file() else None
+
     def frame(self, number: int, *, lidar: bool = True) -> Frame:
         """The frame at a place of the split; ``lidar``: with its points, if the data set has the file."""
         position = int(self.index.split_positions(self.split)[number])
@@ -34,7 +54,7 @@ class Source:
             token=self.index.token(position),
             scene=self.index.scene_name(position),
             ego_to_global=ego_to_global,
-            cameras=tuple(_camera(self.index, position, camera) for camera in range(len(CAMERAS))),
+            cameras=tuple(_camera(self.index, position, camera) for camera in range(len(self.index.info.cameras))),
             truth=_truth(self.index, position).transform(ego_to_global),
             points=_points(self.index, position) if lidar else None,
         )
@@ -52,7 +72,7 @@ def _camera(index: NuscenesIndex, position: int, camera: int) -> Camera:
     table = index.cameras
     width, height = table.sizes[position, camera]
     return Camera(
-        name=CAMERAS[camera],
+        name=index.info.cameras[camera],
         image=index.camera_path(position, camera),
         size=(int(width), int(height)),
         intrinsics=np.array(table.intrinsics[position, camera]),
@@ -63,7 +83,8 @@ def _camera(index: NuscenesIndex, position: int, camera: int) -> Camera:
 def _truth(index: NuscenesIndex, position: int) -> Boxes:
     """The boxes that evaluation counts, those with a LiDAR or radar point, in the frame of ``box_to_global``."""
     rows = index.box_rows(position)
-    return Boxes.from_ego(index.boxes.boxes[rows], index.boxes.labels[rows])
+    table = index.boxes
+    return Boxes.from_ego(table.boxes[rows], table.labels[rows], attribute=table.attributes[rows])
 
 
 def _points(index: NuscenesIndex, position: int) -> Array | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bev_nuscenes import CLASSES
+from bev_nuscenes import ATTRIBUTES, CLASSES
 from bev_nuscenes.geometry import quaternion_to_matrix
 
 from .frame import Boxes
@@ -49,6 +49,11 @@ def boxes_of_sample(results: dict[str, Records], token: str) -> Boxes:
         raise ValueError(f"a box of sample {token} in the results is not a nuScenes detection box: {what}") from None
 
 
+def attribute_number(name: str) -> int:
+    """Position of an attribute in bev_nuscenes.ATTRIBUTES, -1 for none or one that is not known."""
+    return ATTRIBUTES.index(name) if name in ATTRIBUTES else -1
+
+
 def _boxes(records: Records) -> Boxes:
     size_wlh = _column(records, "size", 3)
     velocity = _column(records, "velocity", 2, may_be_nan=True)
@@ -59,6 +64,7 @@ def _boxes(records: Records) -> Boxes:
         velocity=np.concatenate([velocity, np.zeros((len(records), 1))], axis=1),
         label=np.array([_label(record["detection_name"]) for record in records], np.int64),
         score=_column(records, "detection_score", 1)[:, 0],
+        attribute=np.array([attribute_number(record.get("attribute_name", "")) for record in records], np.int64),
     )
 
 
