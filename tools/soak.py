@@ -31,6 +31,7 @@ from bev_nuscenes.synthetic import make_world
 
 FAULTS = ("SIGKILL", "SIGTERM", "truncated checkpoint", "full disk", "killed worker")
 FAULTS_PER_ROUND = 6
+SAMPLES = 6  # key frames of the world's one training scene
 # Runs bev-train on a disk that is full from the second checkpoint on.
 FULL_DISK = f"""
 import sys, torch
@@ -222,28 +223,28 @@ def differences(one: Path, two: Path) -> list[str]:
 
 
 def damaged_image(soak: Soak) -> None:
-    """Cut an image short in the middle of a run that skips what it cannot read."""
+    """Cut half of the training images of a camera short in the middle of a run that skips what it cannot read."""
     data, folder, log = soak.out / "damaged", soak.out / "damaged-run", soak.out / "damaged.log"
     shutil.copytree(soak.out / "world", data, dirs_exist_ok=True)
     process = soak.start(soak.command(folder, data=data, flags=("--data.on-error", "skip")), log)
     while process.poll() is None and not (folder / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.05)
-    victims = [path for camera in sorted((data / "samples").glob("CAM_FRONT")) for path in sorted(camera.iterdir())[:8]]
-    for image in victims[:-1]:  # one is left to stand in for the others
+    victims = sorted((data / "samples" / "CAM_FRONT").iterdir())[: SAMPLES // 2]  # by name: the training scene is first
+    for image in victims:
         os.truncate(image, 2000)
     status, told = process.wait(), log.read_text(errors="replace")
     named = any(f"  {image}" in told for image in victims)
     fine = status == 0 and named and "times a sample was replaced" in told
     verdict = "skipped, counted and named" if fine else f"unexpected: {told.strip().splitlines()[-1:]}"
-    soak.events.append(Event(soak.rounds, "damaged image", 0.0, saved_step(folder), status, verdict))
+    soak.events.append(Event(soak.rounds, "damaged images", 0.0, saved_step(folder), status, verdict))
     if not fine:
-        soak.failures.append(f"damaged image: exit status {status}, {verdict}")
+        soak.failures.append(f"damaged images: exit status {status}, {verdict}")
 
 
 def report(soak: Soak, minutes: float, seed: int) -> str:
     """The log as Markdown."""
     steps = torch.load(soak.out / "undisturbed" / "checkpoints" / "last.ckpt", map_location="meta")["global_step"]
-    counts = {fault: sum(event.fault == fault for event in soak.events) for fault in (*FAULTS, "damaged image")}
+    counts = {fault: sum(event.fault == fault for event in soak.events) for fault in (*FAULTS, "damaged images")}
     lines = [
         f"{soak.rounds} rounds of {steps} steps in {minutes:.1f} minutes, seed {seed}, torch {torch.__version__}, CPU:",
         f"{sum(counts.values())} faults: " + ", ".join(f"{count} {fault}" for fault, count in counts.items()) + ".",
@@ -274,7 +275,7 @@ def main() -> int:
     deadline = began + 60 * options.minutes
     options.out.mkdir(parents=True)
     if options.world is None:
-        make_world(options.out / "world", scenes=2, samples_per_scene=6, density=0.3)
+        make_world(options.out / "world", scenes=2, samples_per_scene=SAMPLES, density=0.3)
     else:
         shutil.copytree(options.world, options.out / "world")
     soak = Soak(options.out, options.workers, options.epochs, random.Random(options.seed))
