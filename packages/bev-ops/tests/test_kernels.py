@@ -56,9 +56,9 @@ def fake_compiler(folder: Path, text: str) -> Path:
 
 def test_public_names() -> None:
     assert set(bev_ops.__all__) == {
-        "BevGrid", "KernelStatus", "NmsRule", "PoolPlan", "SweepViews", "best_of_rows", "bev_pool", "depth_softmax", "draw_peaks",
-        "iou_rotated", "kernel_status", "matching_cost", "matching_probability", "nms_batched", "nms_circle",
-        "nms_rotated", "warp_affine",
+        "BevGrid", "KernelStatus", "NmsRule", "PoolPlan", "SweepViews", "best_of_rows", "bev_pool",
+        "depth_softmax", "draw_peaks", "iou_rotated", "kernel_status", "matching_cost", "matching_probability",
+        "nms_batched", "nms_circle", "nms_rotated", "warp_affine",
     }  # fmt: skip
     assert all(hasattr(bev_ops, name) for name in bev_ops.__all__)
 
