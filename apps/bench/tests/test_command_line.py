@@ -137,7 +137,7 @@ def test_reading_of_data(bev_bench, key_frames, tmp_path) -> None:
         assert row.figure("CPU time per sample").count == 2
     with pytest.raises(KeyError):
         rows[0].figure("CPU ratio")
-    assert rows[1].figure("CPU ratio").median > 1
+    assert rows[1].figure("CPU ratio").count == 2
 
 
 def test_reading_of_data_for_training_has_a_cache_only_when_asked(bev_bench, key_frames, tmp_path) -> None:
