@@ -20,6 +20,10 @@ def main() -> int:
     try:
         if like == "trainval":
             _make_trainval(out, base, like_scenes, options)
+        elif base or like_scenes:
+            raise ValueError(
+                "--base and --like-scenes are options of --like trainval: give that too, or leave them out"
+            )
         else:
             _report(make_world(out, **options), options["workers"])
     except (ValueError, OSError) as error:
@@ -72,6 +76,8 @@ def _report(summary: WorldSummary, workers: int) -> None:
 
 
 def _make_trainval(out: Path, base: Path | None, like_scenes: list[int] | None, options: dict[str, Any]) -> None:
+    if out.exists():  # before the base is rendered for nothing
+        raise FileExistsError(f"{out} exists: name another folder, or delete it")
     if base is None:
         base = out.with_name(f"{out.name}.base")
         _report(make_world(base, **options), options["workers"])

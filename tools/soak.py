@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import load_file
 
 from bev_nuscenes.synthetic import make_world
+from bev_train.checkpoint import CheckpointError, newest_intact
 
 FAULTS = ("SIGKILL", "SIGTERM", "truncated checkpoint", "full disk", "killed worker")
 FAULTS_PER_ROUND = 6
@@ -195,13 +196,12 @@ def truncate(rng: random.Random, checkpoint: Path) -> None:
 
 
 def saved_step(folder: Path) -> int | None:
-    """Step of the newest checkpoint that can be read."""
-    for name in ("last.ckpt", "previous.ckpt"):
-        try:
-            return torch.load(folder / "checkpoints" / name, map_location="meta", weights_only=True)["global_step"]
-        except (OSError, RuntimeError, EOFError, ValueError):
-            continue
-    return None
+    """Step of the checkpoint that a resumed run goes on from."""
+    try:
+        saved = newest_intact(folder / "checkpoints" / "last.ckpt", tell=lambda text: None)
+    except CheckpointError:
+        return None
+    return None if saved is None else saved.step
 
 
 def differences(one: Path, two: Path) -> list[str]:

@@ -29,15 +29,25 @@ def undisturbed(training, tmp_path_factory) -> Path:
 
 
 def _signal_in_the_middle(command: list[str], folder: Path, number: signal.Signals, delay: float) -> int:
-    """Start a run and send it a signal, to it and its workers, some time after it has begun to train."""
+    """Start a run and send it a signal, to it and its workers, some time after it has begun to train.
+
+    Every start writes metrics.csv anew with its first row.
+    """
+    before = _written(folder / "metrics.csv")
     process = subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not (folder / "metrics.csv").exists() and process.poll() is None:
+    while _written(folder / "metrics.csv") == before and process.poll() is None:
         time.sleep(0.01)
     time.sleep(delay)
-    os.killpg(process.pid, number)
+    if process.poll() is None:
+        os.killpg(process.pid, number)
     return process.wait(timeout=120)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was last written, nanoseconds; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -130,6 +130,17 @@ def test_errors_of_safetensors_are_told_the_same_way(tmp_path: Path) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def test_weights_that_cannot_be_written_leave_nothing_behind(tiny_options, tiny_run, monkeypatch) -> None:
+    def disk_full(tensors, file: Path, metadata) -> None:
+        file.write_bytes(b"x" * 100)
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("bev_zoo.checkpoint.save_file", disk_full)
+    with pytest.raises(OSError, match=r"model\.safetensors could not be written \(No space left on device\)"):
+        tiny_run(tiny_options(max_steps=1))
+    assert not list(tiny_options().folder.rglob("model.safetensors*"))
+
+
 def test_the_file_and_its_folder_are_synced_before_and_after_the_rename(last: Path, monkeypatch) -> None:
     events: list[tuple[str, str]] = []
     rename = Path.replace

@@ -88,6 +88,7 @@ def test_a_detector_computes_the_same(tiny_options, option: str) -> None:
     ("changes", "told"),
     [
         ({"compile": True, "checkpoint_activations": True}, "exclude each other"),
+        ({"strategy": "fsdp", "validate_every_epochs": 1}, "needs the whole model in every process"),
         ({"worker_timeout": 5.0, "workers": 0}, "--worker-timeout watches loading workers"),
         ({"max_skipped_steps": -1}, "--max-skipped-steps must not be negative"),
         ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps must be above 0"),

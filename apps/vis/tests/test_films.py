@@ -27,6 +27,11 @@ def test_frames_go_to_a_folder(world, results, capsys):
     assert {Image.open(path).width for path in pictures} == {400}
 
 
+def test_a_folder_may_have_a_dot_in_its_name(world, results):
+    assert run(results, "--data.root", world, "--samples", "0:2", "--out", "pictures.v1", "--width", 400) == 0
+    assert len(list(Path("pictures.v1").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("wanted", "chosen"), [(":", [0, 1, 2, 3]), ("1:3", [1, 2]), ("2:", [2, 3]), ("3:99", [3]), (":1", [0])]
 )

@@ -10,6 +10,7 @@ from bev_nuscenes import CAMERAS, CLASSES
 from bev_vis.compose import render_frame
 from bev_vis.frame import Boxes, Camera, Frame
 from bev_vis.geometry import transform_points
+from bev_vis.inner import DepthView, InnerView
 from bev_vis.page import Layout
 from bev_vis.palette import COLOUR_BLIND, NUSCENES
 from bev_vis.panels import box_label, within_range
@@ -20,6 +21,12 @@ INTRINSICS = np.array([[1266.0, 0, 800], [0, 1266, 450], [0, 0, 1]])
 YAW_DEG = dict(zip(CAMERAS, (55, 0, -55, 110, 180, -110), strict=True))
 CAR, PEDESTRIAN = CLASSES.index("car"), CLASSES.index("pedestrian")
 ORANGE = np.array(NUSCENES.classes[CAR]) * 255
+DEPTH = DepthView(
+    expected_m=np.full((6, 4, 11), 20.0),
+    lidar_m=np.full((6, 4, 11), 25.0),
+    input_size=(64, 176),
+    image_aug=np.tile(np.diag((0.11, 0.11, 1.0)), (6, 1, 1)),
+)
 
 
 def camera_to_ego(yaw_deg):
@@ -194,6 +201,16 @@ def test_pictures_of_another_shape_keep_it(frame, tmp_path):
     green = np.abs(picture[top : top + height, left : left + width].astype(int) - (10, 200, 10)).max(axis=-1) < 8
     assert green.any(axis=1).sum() == height
     assert green.any(axis=0).sum() == height
+
+
+@pytest.mark.parametrize("seen", [InnerView(), InnerView(depth=DEPTH)], ids=["boxes", "boxes and depth"])
+def test_the_legend_stays_under_the_cameras(frame, seen):
+    layout = Layout()
+    left, top, width, height = layout.legend
+    picture = render_frame(frame, boxes_at([(10, 0, 1, 4, 2, 1.6, 0, 0, 0)] * 1000), inner=seen)
+    rows = picture[top : top + height]
+    assert (rows[:, left : left + width] < 250).any()
+    assert (rows[:, left + width : layout.map[0] - 2] > 250).all()
 
 
 def test_a_missing_image_is_named(frame, tmp_path):

@@ -135,6 +135,18 @@ def test_with_a_model_only_visited_frames_are_compared(browser):
     assert slow.place == 1
 
 
+def test_voxels_have_no_worst_frame_and_are_not_read_to_find_one(source):
+    read = []
+
+    def predict(place):
+        read.append(place)
+        return Prediction(voxels=np.full(OCCUPANCY_SHAPE, FREE, np.uint8))
+
+    browser = Browser(source=source, predictions=predict, place=1, score_threshold=0.3, colours=NUSCENES)
+    browser.next_worst()
+    assert (browser.place, set(read)) == (1, {1})
+
+
 def test_layers_hide_and_the_threshold_drops_boxes(browser):
     browser.toggle("points")
     assert "points" not in [layer.name for layer in browser.scene().layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import multiprocessing
 import pickle
 
@@ -135,12 +136,11 @@ def test_a_budget_is_not_negative():
         ImageCache(-1, keys=1)
 
 
-@pytest.mark.parametrize("images", ["exact", "fast", "raw"])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("images", "training"), [("exact", False), ("exact", True), ("fast", False), ("fast", True), ("raw", False)]
+)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_are_the_same_and_files_are_decoded_once(tiny_index, images, training, workers):
-    if training and images == "raw":
-        pytest.skip("raw images are not augmented")
     options = {"images": images, "training": training}
     plain = dataset(tiny_index, image_cache_bytes=0, **options)
     cached = dataset(tiny_index, image_cache_bytes=10_000_000, **options)
@@ -175,7 +175,5 @@ def test_transformed_images_are_kept_only_where_the_transform_is_always_the_same
     assert dataset(tiny_index)._reader.fixed
     sizes = tiny_index.cameras.sizes.copy()
     sizes[1, 0] = 80, 45
-    import dataclasses
-
     other = dataclasses.replace(tiny_index, cameras=tiny_index.cameras._replace(sizes=sizes), path=None)
     assert not dataset(other)._reader.fixed

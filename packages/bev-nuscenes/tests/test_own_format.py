@@ -125,6 +125,31 @@ def test_cached_index_is_rebuilt_when_the_file_changes(folder: Path, tmp_path: P
     assert NuscenesIndex.load(options.index).info == again.info
 
 
+def test_cached_index_is_rebuilt_when_images_are_added(folder: Path, tmp_path: Path) -> None:
+    (folder / "images").rename(folder / "scenes")
+    cameras = content()["cameras"]
+    for name, camera in cameras.items():
+        camera["folder"] = f"scenes/{name}"
+    _write(folder, {"cameras": cameras})
+    options = DataOptions(root=str(folder), version="own", index=tmp_path / "index.npz")
+    assert len(open_index(options)) == 3
+    for path in (folder / "scenes/front/0.jpg", folder / "scenes/rear/0.png"):
+        path.with_stem("3").write_bytes(path.read_bytes())
+    assert len(open_index(options)) == 4
+
+
+@pytest.mark.parametrize("spelt", ["images/front", "./images//front/"])
+def test_unreadable_files_are_reported_however_folders_are_spelt(folder: Path, spelt: str) -> None:
+    _write(folder, _change(content(), "cameras.front.folder", spelt))
+    index = build_own_index(folder)
+    path = folder / "images/front/1.jpg"
+    path.write_bytes(b"rubbish")
+    split = NuscenesDataset(index, "train", input_size=(32, 64), training=True, on_error="skip")
+    with pytest.warns(UserWarning, match="its samples are replaced"):
+        assert split[1].token == "a-000002"
+    assert (split.faults.count, split.faults.files) == (1, [str(path)])
+
+
 @pytest.mark.parametrize("images", ["exact", "fast"])
 def test_data_set_reads_images_of_all_sizes_and_kinds(folder: Path, images: str) -> None:
     index = build_own_index(folder)
@@ -203,6 +228,16 @@ def test_frames_are_found_in_the_folders_where_none_are_listed(folder: Path, rat
         index = build_own_index(folder)
     assert index.tokens("all") == ["images-000000", "images-000002"]
     assert index.seconds(1) == pytest.approx(2 / (rate or 2.0))
+
+
+@pytest.mark.parametrize("rate", [2.0, 29.97, 49.0])
+def test_written_is_read_as_it_was_without_listed_frames(folder: Path, rate: float) -> None:
+    _write(folder, {"cameras": content()["cameras"], "rate_hz": rate})
+    first, _ = read_description(folder)
+    write_description(first)
+    second, problems = read_description(folder)
+    assert not problems
+    assert _plain(second) == _plain(first)
 
 
 def test_single_images_belong_together_whatever_their_names(folder: Path) -> None:

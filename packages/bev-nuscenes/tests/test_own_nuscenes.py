@@ -122,6 +122,8 @@ def test_what_the_boxes_do_not_say_is_not_measured(exported: Path, tmp_path: Pat
         ("test", None, "own has no split 'test'; it has all, train, val"),
         ("val", lambda results: results.popitem(), "lacks 1 of 3 samples of val and has 0 others"),
         ("val", lambda results: results.update(x=[]), "lacks 0 of 3 samples of val and has 1 others, for instance x"),
+        ("val", lambda results: min(results.items())[1].extend([{}] * 500), "boxes for one sample, 500 are allowed"),
+        ("val", lambda results: min(results.items())[1][0].pop("size"), "not as nuscenes-devkit takes it: KeyError"),
     ],
 )
 def test_submissions_that_do_not_fit(exported: Path, tmp_path: Path, split: str, change, words: str) -> None:

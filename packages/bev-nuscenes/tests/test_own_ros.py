@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ TURN = quaternion_to_matrix(np.array([0.9998, 0.004, -0.01, 0.006]))
 BASE_TO_MAST = ((0.3, 0.1, 1.2), (np.cos(0.2), 0, 0, np.sin(0.2)))  # mast in base_link: place, quaternion w x y z
 OPTICAL = ((0.05, 0.0, 0.3), (0.5, -0.5, 0.5, -0.5))  # optical frame in the mast: z forward, x right
 D = [-0.28, 0.07, 0.0002, 0.00002, 0.0]
-needs_opencv = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs bev-nuscenes[rectify]")
 
 
 def info(*, distorted: bool = True, message: bool = False, baseline: float = 0.0) -> dict:
@@ -143,7 +141,7 @@ def _arguments(drive: Path, *more: str) -> list[str]:
 def test_distorted_images_stop_with_the_way_out(drive: Path, capsys) -> None:
     assert main(_arguments(drive)) == 2
     error = capsys.readouterr().err
-    assert "record image_rect and say --rectified, or let --undistort write rectified copies (needs OpenCV)" in error
+    assert "record image_rect and say --rectified, or let --undistort write rectified copies" in error
     assert not (drive / "dataset.yaml").exists()
 
 
@@ -156,7 +154,6 @@ def test_drive_reads_as_a_data_set(drive: Path) -> None:
     assert NuscenesDataset(index, "all", input_size=(32, 64), frames=2)[3].images.shape == (2, 2, 3, 32, 64)
 
 
-@needs_opencv
 def test_undistorted_images_show_points_where_the_calibration_says(drive: Path) -> None:
     """White squares drawn where the distorted camera sees known points lie, once undistorted, where K sees them."""
     import cv2
@@ -181,6 +178,17 @@ def test_undistorted_images_show_points_where_the_calibration_says(drive: Path) 
         rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
         centre = (columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()
         np.testing.assert_allclose(centre, wanted, atol=0.3)
+
+
+def test_a_calibration_file_names_no_frame(drive: Path, capsys) -> None:
+    (drive / "info.yaml").write_text(yaml.safe_dump(info(distorted=False)))
+    assert main(_arguments(drive)) == 2
+    assert "names no frame_id; give its optical frame (--optical-frame)" in capsys.readouterr().err
+    assert main(_arguments(drive, "--optical-frame=front=front_optical", "--optical-frame=left=front_optical")) == 2
+    assert "--optical-frame names left, which no --camera does" in capsys.readouterr().err
+    frames = [f"--optical-frame={name}=front_optical" for name in ("front", "copy")]
+    assert main(_arguments(drive, *frames)) == 0
+    np.testing.assert_allclose(build_own_index(drive).cameras.cam_to_ego[0, 1], optical_to_base(), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from bev_nuscenes.synthetic.geometry import SceneGeometry
 from bev_nuscenes.synthetic.intersection import make_crossing_scene
 from bev_nuscenes.synthetic.occupancy import LABELS, LOWER, cell_centers
 from bev_nuscenes.synthetic.recorder import actor_center, shoot_camera, shoot_lidar
-from bev_nuscenes.synthetic.road import PARKING_EDGE, Surface
+from bev_nuscenes.synthetic.road import PARKING_EDGE, Part, Surface
 from bev_nuscenes.synthetic.routes import (
     AMBER_LAMP,
     GREEN_LAMP,
@@ -149,13 +149,15 @@ def test_lights_of_crossing_roads_are_never_green_together(scenes: list) -> None
             assert len(green) <= 1
 
 
-def test_the_ground_has_a_junction_without_marks() -> None:
-    road = make_crossing_scene(np.random.default_rng(0), DURATION).road
-    x, y, _ = road.to_global(road.branch.junction, 0.0)
-    assert road.surface(x[None], y[None])[0] == Surface.DRIVEABLE
-    away = road.branch.road.to_global(40.0 if road.branch.side >= 0 else -40.0, 3.0)
-    assert road.surface(away[0][None], away[1][None])[0] == Surface.DRIVEABLE, "where the arc alone has buildings"
-    assert abs(road.to_road(away[0], away[1])[1]) > PARKING_EDGE
+def test_the_ground_has_a_junction_and_a_branch(scenes: list) -> None:
+    for road in (scene.road for scene in scenes):
+        middle = road.to_global(road.branch.junction, 2.0 * (road.branch.side or 1))
+        away = road.branch.road.to_global(40.0 if road.branch.side >= 0 else -40.0, 3.0)
+        before = road.to_global(road.branch.junction - 40.0, 3.0)
+        x, y = (np.array([place[axis] for place in (middle, away, before)]) for axis in (0, 1))
+        assert (road.surface(x, y) == Surface.DRIVEABLE).all()
+        assert road.locate(x, y)[2].tolist() == [Part.JUNCTION, Part.BRANCH, Part.MAIN]
+        assert abs(road.to_road(*away[:2])[1]) > PARKING_EDGE, "where the arc alone has buildings"
 
 
 def test_boxes_frame_their_objects_in_the_images(record: SceneRecord, geometry: SceneGeometry) -> None:

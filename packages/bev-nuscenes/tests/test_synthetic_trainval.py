@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from bev_nuscenes.synthetic import TrainvalSummary, make_trainval, make_world
 from bev_nuscenes.synthetic.trainval import SAMPLES, _plan
 from bev_nuscenes.synthetic.trainval_names import trainval_names
 
+TOOL = Path(__file__).resolve().parents[3] / "tools" / "make_synthetic_nuscenes.py"
 SHAPE = {"scenes": {"train": 3, "val": 2}, "samples": {"train": 13, "val": 6}}
 
 
@@ -134,6 +137,30 @@ def test_scenes_are_those_of_the_base_under_other_names(made: TrainvalSummary, b
             for index, i in ((big, k), (small, same))
         )
         np.testing.assert_array_equal(ours[:, :7], theirs[:, :7])
+
+
+@pytest.mark.skipif(not TOOL.is_file(), reason="the command line tool is part of the repository, not of the package")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--like", "trainval", "--like-scenes", "1", "1"], "80 sample,"),
+        (["--like-scenes", "1", "1"], "options of --like trainval"),
+    ],
+)
+def test_the_command(
+    arguments: list[str],
+    said: str,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(tmp_path / "out"), "--base", str(base), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    output = capsys.readouterr()
+    assert said in (output.err if stop.value.code else output.out)
+    assert stop.value.code == ("--like" not in arguments) == (not (tmp_path / "out").exists())
 
 
 def test_what_is_no_world_is_refused(tmp_path: Path, base: Path) -> None:

@@ -60,6 +60,16 @@ def test_versions_are_compared_as_numbers() -> None:
     assert software._numbers("2.9.1") < software._numbers("2.11.0rc1+cu130")
 
 
+def test_versions_are_those_that_our_packages_ask_for() -> None:
+    root = Path(__file__).resolve().parents[3]
+    asked = {}
+    for project in [*root.glob("packages/*/pyproject.toml"), *root.glob("apps/*/pyproject.toml")]:
+        for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', project.read_text()):
+            asked[name] = max(asked.get(name, version), version, key=software._numbers)
+    wanted = {entry.distribution: entry.at_least for entry in software._WANTED if entry.at_least}
+    assert wanted == {name: asked.get(name) for name in wanted}
+
+
 def test_our_packages_are_imported() -> None:
     listed, *broken = software._our_packages()
     assert "bev-zoo 0.1.0" in listed.what
@@ -94,6 +104,17 @@ def test_gpus_that_pytorch_does_not_see(monkeypatch, driver, cuda, state, what) 
     (found,) = machine.check_gpus()
     assert found.state is state
     assert re.search(what, found.what), found.what
+
+
+def test_a_driver_that_hangs_is_not_waited_for(monkeypatch) -> None:
+    def hang(command: list[str], **_: object) -> None:
+        raise machine.subprocess.TimeoutExpired(command, 30)
+
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name)
+    monkeypatch.setattr(machine.subprocess, "run", hang)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (found,) = machine.check_gpus()
+    assert found.state is State.PROBLEM
 
 
 def test_kernels_are_loaded_on_request() -> None:

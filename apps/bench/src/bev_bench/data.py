@@ -123,19 +123,13 @@ def _checked_recipe(options: DataBenchOptions) -> Recipe:
 
 def _readers(options: DataBenchOptions, recipe: Recipe) -> list[_Reader]:
     index = open_index(options.data)
-    cached = _is_cached(options, recipe)
-    datasets = [
-        _dataset(index, options, recipe, images=images, image_cache_bytes=cache_bytes)
-        for cache_bytes in ((0, options.data.image_cache_bytes) if cached else (0,))
-        for images in ("exact", "fast")
-    ]
+    plain, cached = (
+        [_dataset(index, options, recipe, images=images, image_cache_bytes=size) for images in ("exact", "fast")]
+        for size in (0, options.data.image_cache_bytes)
+    )
+    # A cache is measured, too: where there is one by default, or one was asked for.
+    datasets = plain + [dataset for dataset in cached if dataset.image_cache_bytes]
     return [_Reader(dataset, options, workers) for workers in options.workers for dataset in datasets]
-
-
-def _is_cached(options: DataBenchOptions, recipe: Recipe) -> bool:
-    """Whether a cache is measured, too: where there is one by default, or one was asked for."""
-    asked = options.data.image_cache_bytes
-    return bool(asked) or (asked is None and recipe.frames > 1 and not options.training)
 
 
 def _dataset(index: NuscenesIndex, options: DataBenchOptions, recipe: Recipe, **reading: Any) -> NuscenesDataset:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bev_eval.earlier import remove_earlier
 from bev_eval.models import Predictor, load_model, takes_raw_images
 from bev_eval.options import EvalOptions, check_options, check_recipe, evaluation_split
 from bev_eval.predict import Prediction, groups_of, predict_split
@@ -60,7 +61,8 @@ def _evaluate_share(options: EvalOptions, processes: Processes) -> Evaluation:
     check_recipe(options, model.recipe)
     dataset = _open_split(options, model)
     if processes.is_main:
-        _make_room(options)
+        remove_earlier(options.folder, _RESULTS, overwrite=options.overwrite)
+        options.folder.mkdir(parents=True, exist_ok=True)
     processes.wait_for_all()
     predictions = predict_split(
         model,
@@ -152,16 +154,3 @@ def _write_figures(options: EvalOptions, model: Predictor, metrics: Metrics | Oc
         "stream": options.stream,
     }
     path.write_text(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
-
-
-def _make_room(options: EvalOptions) -> None:
-    """The output folder, made if need be, without the results of an earlier evaluation."""
-    folder = options.folder
-    earlier = [path for pattern in _RESULTS for path in sorted(folder.glob(pattern))]
-    if earlier and not options.overwrite:
-        raise ValueError(
-            f"{earlier[0]} exists already: choose another folder with --out, or replace it with --overwrite"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in earlier:
-        path.unlink()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from bev_eval.earlier import remove_earlier
 from bev_eval.image_options import PredictOptions
 from bev_eval.models import Predictor, load_model, takes_raw_images
 from bev_eval.options import check_options, check_recipe
@@ -68,11 +68,10 @@ def predict_images(options: PredictOptions) -> Predicted:
         image_augmentation=model.recipe.image_augmentation,
         images="raw" if takes_raw_images(evaluation, model) else "exact",
     )
-    _make_room(options)
+    remove_earlier(options.out, _RESULTS, overwrite=options.overwrite)
     predictions = predict_split(model, dataset, device=device, workers=options.workers, stream=stream)
     write = _write_voxels if model.recipe.task == "occupancy" else _write_boxes
-    with torch.inference_mode():
-        return write(options, model, index, predictions)
+    return write(options, model, index, predictions)
 
 
 def _write_boxes(
@@ -114,14 +113,3 @@ def _warn_of_strange_cameras(index: NuscenesIndex) -> None:
                 "was trained there",
                 stacklevel=3,
             )
-
-
-def _make_room(options: PredictOptions) -> None:
-    """The output folder without earlier results; made when the first result is written."""
-    earlier = [path for pattern in _RESULTS for path in sorted(options.out.glob(pattern))]
-    if earlier and not options.overwrite:
-        raise ValueError(
-            f"{earlier[0]} exists already: choose another folder with --out, or replace it with --overwrite"
-        )
-    for path in earlier:
-        path.unlink()

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from bev_nuscenes import CLASSES, NuscenesIndex
-from bev_nuscenes.files import atomic_write
-from bev_nuscenes.geometry import matrix_to_quaternion, quaternion_multiply, yaw_to_quaternion
+from bev_nuscenes.submission import boxes_in_global, json_in_pieces
 from bev_zoo import Detections
 
 __all__ = ["PredictionFile"]
@@ -44,20 +43,15 @@ class PredictionFile:
         """Prepare a file for predictions of the frames of an index by a recipe."""
         self.path, self.index, self.recipe = Path(path), index, recipe
         self._stack = ExitStack()
-        self._is_first = True
 
     def __enter__(self) -> PredictionFile:
-        self._file = self._stack.enter_context(atomic_write(self.path))
-        head = {"recipe": self.recipe, "units": _UNITS, "frames_of_reference": _FRAMES, "classes": CLASSES}
-        self._file.write(f'{{"meta": {json.dumps(head)}, "frames": [')
+        meta = {"recipe": self.recipe, "units": _UNITS, "frames_of_reference": _FRAMES, "classes": CLASSES}
+        head = f'{{"meta": {json.dumps(meta)}, "frames": ['
+        self._write = self._stack.enter_context(json_in_pieces(self.path, head, "]}"))
         return self
 
     def __exit__(self, *error) -> None:
-        with self._stack.pop_all() as stack:
-            if error[0] is not None:
-                stack.__exit__(*error)
-                return
-            self._file.write("\n]}\n")
+        self._stack.__exit__(*error)
 
     def add(self, token: str, found: Detections) -> None:
         """Add the boxes of one frame, M = 0 too.
@@ -78,19 +72,14 @@ class PredictionFile:
             "ego_to_global": ego_to_global.tolist(),
             "boxes": _records(boxes, scores, found.labels.tolist(), ego_to_global),
         }
-        self._file.write("" if self._is_first else ",")
-        self._file.write("\n" + json.dumps(frame, allow_nan=False))
-        self._is_first = False
+        self._write(json.dumps(frame, allow_nan=False))
 
 
 def _records(
     boxes: np.ndarray, scores: np.ndarray, labels: list[int], ego_to_global: np.ndarray
 ) -> list[dict[str, Any]]:
     """Boxes (M, 9) in both frames, best first."""
-    turn = ego_to_global[:3, :3]
-    centres = boxes[:, :3] @ turn.T + ego_to_global[:3, 3]
-    rotations = quaternion_multiply(matrix_to_quaternion(turn), yaw_to_quaternion(boxes[:, 6]))
-    velocities = (boxes[:, 7:9] @ turn[:, :2].T)[:, :2]
+    centres, rotations, velocities = boxes_in_global(boxes, ego_to_global)
     return [
         {
             "class": CLASSES[labels[m]],

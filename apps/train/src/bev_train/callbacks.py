@@ -78,7 +78,7 @@ class GracefulStop(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """Decides when to save: at epoch ends, after some minutes, when training stops, and at the very end.
+    """Decides when to save: at epoch ends, after some minutes or steps, when training stops, and at the very end.
 
     Saves happen only right after an optimiser step, so that every checkpoint is the same kind of moment; when loading
     workers fail, also while training waits for its next batch.

@@ -177,8 +177,10 @@ def _saver(ema: EmaWeights | None, folder: RunFolder) -> Callable[[pl.Trainer], 
 
     def save(trainer: pl.Trainer) -> None:
         model = trainer.lightning_module.model
-        tensors = {name: whole(local(tensor), tensor) for name, tensor in model.state_dict().items()}
-        tensors |= ema.weights() if ema else {}
+        tensors = ema.weights() if ema else {}
+        for name, tensor in model.state_dict().items():
+            if name not in tensors:
+                tensors[name] = whole(local(tensor), tensor)
         if trainer.is_global_zero:
             recorded = {"step": str(trainer.global_step), "averaged": "yes" if ema else "no"}
             _write_weights(_Weights(model.recipe, tensors), folder.weights, recorded)
@@ -200,7 +202,7 @@ class _Weights:
 
 def _write_weights(weights: _Weights, path: Path, recorded: dict[str, str]) -> None:
     finished = path.with_name(path.name + ".new")
-    with saving(path, finished):
+    with saving(path, finished, path.with_name(path.name + ".new.partial")):  # save_checkpoint writes to the latter
         save_checkpoint(weights, finished, recorded)
         replace_durably(finished, path)
 

@@ -18,7 +18,7 @@ _PROJECT = "bevkit"
 
 
 def build_loggers(names: tuple[str, ...], folder: RunFolder) -> list[Logger]:
-    """The loggers of a run; a resumed run goes on with the same ones.
+    """The loggers of a run. A resumed run goes on in the same files and the same run of wandb; mlflow gets another run.
 
     Raises:
         ValueError: an unknown name, or a logger whose package is not installed.

@@ -92,6 +92,11 @@ def _check_ranges(options: TrainOptions) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {value}")
     if options.compile and options.checkpoint_activations:
         raise ValueError("--compile and --checkpoint-activations exclude each other: a compiled stage cannot be redone")
+    if options.strategy == "fsdp" and options.validate_every_epochs is not None:
+        raise ValueError(
+            "--validate-every-epochs needs the whole model in every process, and --strategy fsdp shares it out: take "
+            "ddp, or use bev-eval after training"
+        )
     if options.worker_timeout is not None and options.workers == 0:
         raise ValueError("--worker-timeout watches loading workers, and --workers is 0: leave it out")
 

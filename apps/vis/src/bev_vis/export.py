@@ -11,13 +11,9 @@ import numpy as np
 from bev_nuscenes.command_line import progress
 
 from .options import ExportOptions, check_predictions
-from .palette import palette_named
 from .paths import check_writable
-from .predictions import open_predictions
 from .scene import Lines, Points, Scene3d, Shape
-from .selection import chosen_frames
-from .source import open_source
-from .view import Browser
+from .view import Browser, open_browser
 
 _SUFFIXES = {"rerun": ".rrd", "viser": ".viser"}
 _SECONDS_PER_FRAME = 0.5  # key frames of nuScenes
@@ -34,17 +30,7 @@ def export(options: ExportOptions) -> list[Path]:
         raise ValueError(f"--out {out} must end in {wanted} with --to {options.to}")
     check_writable(out.parent)
     write = _writer(options.to)
-    source = open_source(options.data)
-    chosen = chosen_frames(source, sample=options.sample, samples=options.samples, scene=options.scene)
-    browser = Browser(
-        source=source,
-        predictions=open_predictions(options, source),
-        place=chosen[0],
-        score_threshold=options.score_threshold,
-        colours=palette_named(options.palette),
-        lidar=options.lidar,
-        instant=options.results is not None,
-    )
+    browser, chosen = open_browser(options, options.samples)
     write(out, _scenes(browser, chosen))
     return [out]
 

@@ -10,6 +10,10 @@ from bev_nuscenes.geometry import quaternion_to_matrix, yaw_to_quaternion
 
 from .geometry import Array, box_corners, transform_points
 
+EGO_LOWER, EGO_UPPER = (-0.95, -0.865, 0.0), (3.13, 0.865, 1.56)
+"""Corners of the recording car (a Renault Zoe) in its frame, metres; the origin is the middle of its rear axle."""
+_SLOWEST_ARROW_M_S = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
@@ -59,6 +63,10 @@ class Boxes:
             rotation=turn @ self.rotation,
             velocity=self.velocity @ turn.T,
         )
+
+    def moving(self) -> NDArray[np.bool_]:
+        """(M,) whether a box moves fast enough for an arrow; not where its velocity is unknown."""
+        return np.linalg.norm(self.velocity[:, :2], axis=1) > _SLOWEST_ARROW_M_S  # false for NaN
 
     def corners(self) -> Array:
         """(M,8,3), see :func:`bev_vis.geometry.box_corners`."""

@@ -39,6 +39,17 @@ def transform_points(points: Array, a_to_b: Array) -> Array:
     return points @ a_to_b[:3, :3].T + a_to_b[:3, 3]
 
 
+def looking_at(
+    eye: Array,  # (3,)
+    target: Array,  # (3,)
+) -> Array:  # (3,3)
+    """From directions of the ego frame to those of a camera at ``eye`` whose x axis is level."""
+    ahead = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(ahead, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(ahead, right), ahead])
+
+
 def project_edges(
     corners: Array,  # (M,8,3) in the camera frame
     intrinsics: Array,  # (3,3)

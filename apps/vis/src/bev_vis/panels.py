@@ -12,14 +12,11 @@ from bev_nuscenes import ATTRIBUTES, CLASSES
 from bev_nuscenes.geometry import invert_pose
 
 from . import palette
-from .frame import Boxes
+from .frame import EGO_LOWER, EGO_UPPER, Boxes
 from .geometry import FOOTPRINT, Array, project_edges, project_front_faces
 from .palette import Palette
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
-_EGO_LENGTH_M, _EGO_WIDTH_M, _EGO_REAR_M = 4.08, 1.73, 0.95
-"""The recording car (a Renault Zoe); the origin of its frame is the middle of the rear axle."""
-_SLOWEST_ARROW_M_S = 0.5
 _LABEL_HEIGHT_FRACTION = 0.07
 _DASHES = (0, (3.5, 2.5))
 
@@ -201,7 +198,7 @@ def _draw_ticks_and_arrows(axes: Axes, boxes: Boxes, colours: str | Array, width
     reach = 0.5 * boxes.size[:, :1] + 0.4
     ticks = np.stack([start, _seen_from_above(boxes.center + reach * boxes.rotation[:, :, 0])], axis=1)
     axes.add_collection(LineCollection(list(ticks), colors=colours, linewidths=width, zorder=zorder))
-    moving = np.linalg.norm(boxes.velocity[:, :2], axis=1) > _SLOWEST_ARROW_M_S  # false for NaN
+    moving = boxes.moving()
     if moving.any():
         colours = colours if isinstance(colours, str) else colours[moving]
         arrows = _seen_from_above(boxes.velocity[moving])
@@ -221,7 +218,7 @@ def _draw_rings(axes: Axes, range_m: float) -> None:
 
 
 def _draw_ego(axes: Axes) -> None:
-    half, front, rear = _EGO_WIDTH_M / 2, _EGO_LENGTH_M - _EGO_REAR_M, -_EGO_REAR_M
+    (rear, *_), (front, half, _) = EGO_LOWER, EGO_UPPER
     outline = [(-half, rear), (half, rear), (half, front - 1.0), (0, front), (-half, front - 1.0)]
     axes.add_patch(Polygon(outline, facecolor=palette.INK, edgecolor="none", zorder=7))
 

@@ -1,7 +1,7 @@
 """What was predicted of a frame, whoever says so: a submission, a folder of voxels, or a model run on the spot."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +25,7 @@ class Prediction:
 
     boxes: Boxes | None = None  # global
     voxels: Voxels | None = None
-    inner: "InnerView | None" = field(default=None)
+    inner: "InnerView | None" = None
 
 
 Predictions = Callable[[int], Prediction]

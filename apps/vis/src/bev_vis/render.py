@@ -96,7 +96,7 @@ def _destination(options: RenderOptions, source: Source, chosen: range) -> Path:
         raise ValueError(f"--out {out} must end in .png, .jpg, .mp4 or .gif")
     if not single and suffix in _PICTURES:
         raise ValueError(f"--out {out} is one picture, {len(chosen)} frames are to be drawn: name a folder or film")
-    if not suffix or out.is_dir():
+    if suffix not in (*_PICTURES, *FILMS) or out.is_dir():
         check_writable(out)
         return out / f"{source.scenes[chosen[0]]}_{source.tokens[chosen[0]]}.png" if single else out
     check_writable(out.parent)
@@ -138,7 +138,7 @@ def _write_films(
     options: RenderOptions, out: Path, source: Source, chosen: range, drawn: Iterator[tuple[str, Pixels]]
 ) -> list[Path]:
     """One film per scene: under the name that was given, or with the scene's added where there are several."""
-    scenes = [source.scenes[position] for position in chosen]
+    scenes = source.scenes[chosen.start : chosen.stop]
     several, written = len(set(scenes)) > 1, []
     for scene, part in groupby(zip(scenes, drawn, strict=True), key=lambda pair: pair[0]):
         written.append(out.with_name(f"{out.stem}_{scene}{out.suffix}") if several else out)

@@ -50,7 +50,8 @@ def report(options: ReportOptions) -> list[Path]:
     out = options.out or (results.parent / "report.html")
     check_writable(out.parent)
     metrics = known if known.get("split") == source.split else {}
-    page = WebPage(f"{metrics.get('recipe') or results.parent.name}: {source.index.info.version} {source.split}")
+    name = metrics.get("recipe") or results.resolve().parent.name
+    page = WebPage(f"{name}: {source.index.info.version} {source.split}")
     if results.is_dir():
         scores = add_voxel_sections(page, source, results, palette_named(options.palette))
     else:

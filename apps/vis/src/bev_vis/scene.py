@@ -14,7 +14,7 @@ from PIL import Image
 from bev_nuscenes.files import read_image
 from bev_nuscenes.geometry import invert_pose
 
-from .frame import Boxes, Camera, Frame, Voxels
+from .frame import EGO_LOWER, EGO_UPPER, Boxes, Camera, Frame, Voxels
 from .geometry import BOX_EDGES, FRONT_FACE, Array, transform_points
 from .palette import Palette
 from .voxels import Faces, exposed_faces
@@ -22,7 +22,6 @@ from .voxels import Faces, exposed_faces
 MAX_BOXES, MAX_POINTS, MAX_FACES = 5_000, 200_000, 400_000
 """More than these are thinned: a window without a fast GPU stays in step."""
 _FRUSTUM_DEPTH_M = 3.0
-_SLOWEST_ARROW_M_S = 0.5
 _TRUE_RGB, _EGO_RGB, _RING_RGB, _PATH_RGB = (0.12, 0.13, 0.15), (0.1, 0.1, 0.12), (0.78, 0.8, 0.83), (0.0, 0.45, 0.7)
 _IMAGE_COLUMNS, _IMAGE_ROWS = 96, 54
 
@@ -116,7 +115,7 @@ def box_shapes(boxes: Boxes, class_colours: Array, *, filled: bool = True) -> tu
         ends=(8 * number + BOX_EDGES).reshape(-1, 2),
         colours=np.repeat(colours, len(BOX_EDGES), axis=0),
     )
-    moving = np.linalg.norm(boxes.velocity[:, :2], axis=1) > _SLOWEST_ARROW_M_S  # false for NaN
+    moving = boxes.moving()
     shapes: list[Shape] = [edges]
     if moving.any():
         shapes.append(_arrows(boxes[moving], colours[moving]))
@@ -203,9 +202,11 @@ def _rings() -> Lines:
 
 
 def _ego() -> Triangles:
-    """The recording car; the origin is the middle of its rear axle."""
-    corner, sides = np.array((-0.95, -0.87, 0.0)), np.array((4.08, 1.73, 1.56))
-    return Triangles(positions=corner + sides * _CUBE, corners=_CUBE_TRIANGLES, colours=np.tile(_EGO_RGB, (8, 1)))
+    """The recording car."""
+    lower, upper = np.array(EGO_LOWER), np.array(EGO_UPPER)
+    return Triangles(
+        positions=lower + (upper - lower) * _CUBE, corners=_CUBE_TRIANGLES, colours=np.tile(_EGO_RGB, (8, 1))
+    )
 
 
 def _path(trajectory: Array) -> tuple[Shape, ...]:

@@ -11,7 +11,7 @@ from bev_nuscenes import CLASSES, OCCUPANCY_CLASSES
 from .geometry import Array
 from .matching import ERROR_THRESHOLD_M, frame_scores, match
 from .objects import objects_of_frame
-from .options import ViewOptions, check_predictions
+from .options import PredictionOptions, ViewOptions, check_predictions
 from .palette import Colour, Palette, palette_named
 from .paths import check_writable
 from .predictions import Prediction, Predictions, open_predictions
@@ -34,9 +34,10 @@ class Browser:
     score_threshold: float
     colours: Palette
     lidar: bool = True
-    instant: bool = True  # predictions of any frame are at hand; else those of frames that were visited
+    instant: bool = True  # predictions of any frame are at hand; else those of frames that were visited are kept
     hidden: set[str] = field(default_factory=set)
     _predicted: dict[int, Prediction] = field(default_factory=dict)
+    _scores: dict[tuple[int, float], float] = field(default_factory=dict)
     _rank: int = 0
 
     def scene(self) -> Scene3d:
@@ -49,6 +50,7 @@ class Browser:
             predicted.voxels,
             self._trajectory(),
             self.colours,
+            images="cameras" not in self.hidden,
         )
         layers = tuple(layer for layer in scene.layers if layer.name not in self.hidden)
         return Scene3d(layers=layers, messages=scene.messages)
@@ -92,6 +94,8 @@ class Browser:
             self._rank += 1
 
     def _prediction(self, place: int) -> Prediction:
+        if self.instant:
+            return self.predictions(place)
         if place not in self._predicted:
             self._predicted[place] = self.predictions(place)
         return self._predicted[place]
@@ -103,16 +107,20 @@ class Browser:
 
     def _worst(self) -> list[int]:
         """Frames, the worst first; with a model those that were visited, or it would run for an hour."""
+        if self._prediction(self.place).boxes is None:
+            return []
         places = range(len(self.source.tokens)) if self.instant else sorted(self._predicted)
         scores = {place: self._score(place) for place in places}
         return sorted((place for place, score in scores.items() if not np.isnan(score)), key=lambda p: scores[p])
 
     def _score(self, place: int) -> float:
-        boxes = self._prediction(place).boxes
-        if boxes is None:
-            return float("nan")
-        predicted, true = objects_of_frame(self.source, boxes[boxes.score >= self.score_threshold], place)
-        return float(frame_scores(match(predicted, true, ERROR_THRESHOLD_M), place + 1)[place])
+        known = (place, self.score_threshold)
+        if known not in self._scores:
+            boxes = self._prediction(place).boxes
+            assert boxes is not None
+            predicted, true = objects_of_frame(self.source, boxes[boxes.score >= self.score_threshold], place)
+            self._scores[known] = float(frame_scores(match(predicted, true, ERROR_THRESHOLD_M), place + 1)[place])
+        return self._scores[known]
 
 
 def view(options: ViewOptions) -> list[Path]:
@@ -128,8 +136,22 @@ def view(options: ViewOptions) -> list[Path]:
         check_writable(shot.parent)
     from .window import Window  # needs open3d
 
+    browser, _ = open_browser(options)
+    window = Window(browser, visible=shot is None)
+    if shot is None:
+        window.run()
+        return []
+    window.write(shot)
+    return [shot]
+
+
+def open_browser(options: PredictionOptions, samples: str | None = None) -> tuple[Browser, range]:
+    """A browser at the first of the frames that the options mean, and the places of all of them.
+
+    Raises ValueError for what the user can put right.
+    """
     source = open_source(options.data)
-    chosen = chosen_frames(source, sample=options.sample, scene=options.scene)
+    chosen = chosen_frames(source, sample=options.sample, samples=samples, scene=options.scene)
     browser = Browser(
         source=source,
         predictions=open_predictions(options, source),
@@ -139,12 +161,7 @@ def view(options: ViewOptions) -> list[Path]:
         lidar=options.lidar,
         instant=options.results is not None,
     )
-    window = Window(browser, visible=shot is None)
-    if shot is None:
-        window.run()
-        return []
-    window.write(shot)
-    return [shot]
+    return browser, chosen
 
 
 def say(text: str) -> None:

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from bev_nuscenes import FREE, OCCUPANCY_CELL, OCCUPANCY_LOWER, OCCUPANCY_SHAPE
 
-from .frame import Voxels
-from .geometry import Array
+from .frame import EGO_LOWER, EGO_UPPER, Voxels
+from .geometry import Array, looking_at
 from .palette import Palette
 
 # The six faces: axis, direction, and how brightly the sky lights them.
@@ -23,8 +23,6 @@ _NEAR_M = 1.0
 _SKY = (240, 243, 247)
 _EGO_RGB = (0.13, 0.14, 0.16)
 _EGO_RADIUS_M = 2.3
-_EGO_BOX = ((-0.95, -0.87, 0.0), (3.13, 0.87, 1.56))
-"""Lower and upper corner of the recording car in its own frame, metres."""
 
 
 class View(NamedTuple):
@@ -114,7 +112,7 @@ def cell_corner(cells: NDArray[np.intp]) -> Array:
 
 def _ego_faces(eye: Array) -> Faces:
     """The faces of the vehicle that look towards the eye."""
-    lower, upper = (np.array(corner) for corner in _EGO_BOX)
+    lower, upper = np.array(EGO_LOWER), np.array(EGO_UPPER)
     corners, lights = [], []
     for axis, direction, light in _FACES:
         if direction * (eye[axis] - (upper if direction > 0 else lower)[axis]) > 0:
@@ -135,12 +133,7 @@ def _unit_face(axis: int, direction: int) -> Array:
 
 def _in_camera(points: Array, view: View) -> Array:
     """Points (...,3) of the ego frame in the frame of a camera at the eye, its x axis level."""
-    eye = np.array(view.eye)
-    ahead = np.array(view.target) - eye
-    ahead /= np.linalg.norm(ahead)
-    right = np.cross(ahead, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
-    return (points - eye) @ np.stack([right, np.cross(ahead, right), ahead]).T
+    return (points - view.eye) @ looking_at(np.array(view.eye), np.array(view.target)).T
 
 
 def _colour_table(colours: Palette) -> Array:

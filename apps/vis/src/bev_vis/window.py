@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .geometry import looking_at
 from .scene import Lines, Points, Shape, Triangles
 from .view import LAYERS, Browser, say
 
@@ -111,11 +112,8 @@ class Window:
 
     def _look(self) -> None:
         """From behind and above, as the picture of voxels does."""
-        ahead = (_TARGET - _EYE) / np.linalg.norm(_TARGET - _EYE)
-        right = np.cross(ahead, (0.0, 0.0, 1.0))
-        right /= np.linalg.norm(right)
-        turn = np.stack([right, np.cross(ahead, right), ahead])
-        camera, pose = o3d.camera.PinholeCameraParameters(), np.eye(4)
+        turn, pose = looking_at(_EYE, _TARGET), np.eye(4)
+        camera = o3d.camera.PinholeCameraParameters()
         pose[:3, :3], pose[:3, 3] = turn, -turn @ _EYE
         width, height = _SIZE
         camera.intrinsic = o3d.camera.PinholeCameraIntrinsic(

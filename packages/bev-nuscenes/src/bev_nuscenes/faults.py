@@ -53,7 +53,7 @@ class Faults:
     def report(self) -> str:
         """What to tell the user at the end."""
         files = self.files
-        if not files:
+        if not self.count and not files:
             return "every file could be read"
         lines = [f"{self.count} times a sample was replaced, because {len(files)} files could not be read:"]
         lines += [f"  {path}" for path in files[:_LISTED]]
@@ -95,7 +95,8 @@ class Faults:
 
     def _place(self, path: str) -> tuple[int, int] | None:
         """Position and column of a file."""
-        index, name = self._index, path.removeprefix(str(self._index.root)).lstrip("/\\").encode()
+        index = self._index
+        name = path.removeprefix(f"{str(index.root).rstrip('/')}/").encode()
         cameras = index.cameras.files.shape[1]
         for column, files in ((0, index.cameras.files), (cameras, index.lidar.files[:, None])):
             for position, camera in np.argwhere(files == name).tolist():

@@ -26,6 +26,7 @@ __all__ = [
     "atomic_write",
     "exclusive",
     "read_arrays",
+    "read_bytes",
     "read_image",
     "read_lidar",
     "read_reduced",
@@ -42,16 +43,7 @@ def read_image(path: DataPath, size: tuple[int, int]) -> Image.Image:
     Raises:
         UnreadableFileError: the file, which is named, is missing, neither of the two, truncated or of another size.
     """
-    data = _read_bytes(path, "image")
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            decoded = image.convert("RGB")
-    except UnidentifiedImageError:
-        raise _no_jpeg(path) from None
-    except (OSError, SyntaxError) as error:
-        raise _damaged(path, error) from None
-    _check_size(path, decoded.size, size)
-    return decoded
+    return _decode(path, read_bytes(path, "image"), size)
 
 
 def read_reduced(path: DataPath, size: tuple[int, int], factor: int = 1) -> np.ndarray:
@@ -62,9 +54,9 @@ def read_reduced(path: DataPath, size: tuple[int, int], factor: int = 1) -> np.n
     """
     from .fast_images import decode_reduced, jpeg_size  # here, so that everything else needs no OpenCV
 
-    data = _read_bytes(path, "image")
+    data = read_bytes(path, "image")
     if data.startswith(_PNG):
-        return np.asarray(read_image(path, size).reduce(factor))
+        return np.asarray(_decode(path, data, size).reduce(factor))
     try:
         found = jpeg_size(data)
     except ValueError:
@@ -82,7 +74,7 @@ def read_lidar(path: DataPath) -> np.ndarray:
     The name says what the file holds: ``.pcd.bin`` five float32 per point (nuScenes: x, y, z, intensity, ring), any
     other ``.bin`` four (KITTI: x, y, z, reflectance), ``.npy`` an array (P, 3 or more) that begins with x, y, z.
     """
-    data = _read_bytes(path, "LiDAR file")
+    data = read_bytes(path, "LiDAR file")
     if path.name.endswith(".npy"):
         return _points_of_array(path, data)
     columns = 5 if path.name.endswith(".pcd.bin") else 4
@@ -105,7 +97,7 @@ def read_arrays(path: DataPath, kind: str, if_missing: str = _UNPACK) -> dict[st
     Raises:
         UnreadableFileError: the file is missing, damaged or no ``.npz``; the message names it.
     """
-    data = _read_bytes(path, kind, if_missing)
+    data = read_bytes(path, kind, if_missing)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -113,6 +105,25 @@ def read_arrays(path: DataPath, kind: str, if_missing: str = _UNPACK) -> dict[st
         raise UnreadableFileError(
             f"{kind} {path} is not an .npz file or is damaged ({error}); fetch it again", str(path)
         ) from None
+
+
+def read_bytes(path: DataPath, kind: str, if_missing: str = _UNPACK) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file.
+        kind: what an error calls it.
+        if_missing: what an error tells the user to do when there is no such file.
+
+    Raises:
+        UnreadableFileError: the file is missing or cannot be read; the message names it.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableFileError(f"{kind} {path} is missing; {if_missing}", str(path)) from None
+    except OSError as error:
+        raise UnreadableFileError(f"{kind} {path} cannot be read: {error.strerror or error}", str(path)) from None
 
 
 @contextmanager
@@ -130,20 +141,6 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _points_of_array(path: Path, data: bytes) -> np.ndarray:
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise UnreadableFileError(
-            f"LiDAR file {path} is no .npy file or is damaged ({error}); fetch it again", str(path)
-        ) from None
-    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
-        raise UnreadableFileError(
-            f"LiDAR file {path} needs numbers (P, 3 or more), got {array.dtype} {array.shape}", str(path)
-        )
-    return array[:, :3].astype(np.float32)
 
 
 @contextmanager
@@ -169,13 +166,30 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevkit" / "nuscenes"
 
 
-def _read_bytes(path: DataPath, kind: str, if_missing: str = _UNPACK) -> bytes:
+def _decode(path: DataPath, data: bytes, size: tuple[int, int]) -> Image.Image:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UnreadableFileError(f"{kind} {path} is missing; {if_missing}", str(path)) from None
-    except OSError as error:
-        raise UnreadableFileError(f"{kind} {path} cannot be read: {error.strerror or error}", str(path)) from None
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            decoded = image.convert("RGB")
+    except UnidentifiedImageError:
+        raise _no_jpeg(path) from None
+    except (OSError, SyntaxError) as error:
+        raise _damaged(path, error) from None
+    _check_size(path, decoded.size, size)
+    return decoded
+
+
+def _points_of_array(path: DataPath, data: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise UnreadableFileError(
+            f"LiDAR file {path} is no .npy file or is damaged ({error}); fetch it again", str(path)
+        ) from None
+    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        raise UnreadableFileError(
+            f"LiDAR file {path} needs numbers (P, 3 or more), got {array.dtype} {array.shape}", str(path)
+        )
+    return array[:, :3].astype(np.float32)
 
 
 def _no_jpeg(path: DataPath) -> UnreadableFileError:

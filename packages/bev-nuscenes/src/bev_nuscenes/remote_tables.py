@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import DataError
-from .files import atomic_write, exclusive, user_cache
+from .files import atomic_write, exclusive, read_bytes, user_cache
 from .remote import FileFacts, RemotePath
 
 __all__ = ["copied_tables", "remote_facts"]
@@ -58,12 +58,7 @@ def _copy(root: RemotePath, name: str, folder: Path, size: int) -> None:
     """Copy one file; a large one has the time that a megabyte per second takes."""
     access = replace(root.access, cache=None, timeout_s=root.access.timeout_s + size / 1e6)
     source = RemotePath(root.url, access) / name
-    try:
-        data = source.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{source} is missing; upload the metadata with the masks of its maps") from None
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error}") from None
+    data = read_bytes(source, "file", "upload the metadata with the masks of its maps")
     with atomic_write(folder / name, "wb") as file:
         file.write(data)
 

@@ -6,8 +6,8 @@ Legend: M boxes of one sample.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .files import atomic_write
 from .geometry import matrix_to_quaternion, quaternion_multiply, yaw_to_quaternion
 from .taxonomy import CLASSES
 
-__all__ = ["MAX_BOXES", "SubmissionWriter", "attribute_names", "write_submission"]
+__all__ = ["MAX_BOXES", "SubmissionWriter", "attribute_names", "boxes_in_global", "json_in_pieces", "write_submission"]
 
 MAX_BOXES = 500
 """Boxes per sample that the evaluation accepts."""
@@ -74,8 +74,8 @@ class SubmissionWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> SubmissionWriter:
-        self._file = self._stack.enter_context(atomic_write(self.path))
-        self._file.write(f'{{"meta": {json.dumps(_META)}, "results": {{')
+        head = f'{{"meta": {json.dumps(_META)}, "results": {{'
+        self._write = self._stack.enter_context(json_in_pieces(self.path, head, "}}"))
         return self
 
     def __exit__(self, *error) -> None:
@@ -90,7 +90,6 @@ class SubmissionWriter:
                     f"submission {self.path} lacks {len(missing)} of {len(wanted)} samples, "
                     f"for instance {min(missing)}; predict every sample of the split"
                 )
-            self._file.write("\n}}\n")
 
     def add(
         self,
@@ -111,8 +110,7 @@ class SubmissionWriter:
         if self._wanted is not None and token not in self._wanted:
             raise DataError(f"sample {token} is not in the split this submission is for")
         records = _records(token, *map(_as_array, (boxes, scores, labels, box_to_global)))
-        self._file.write("," if self._written else "")
-        self._file.write(f"\n{json.dumps(token)}: {json.dumps(records, allow_nan=False)}")
+        self._write(f"{json.dumps(token)}: {json.dumps(records, allow_nan=False)}")
         self._written.add(token)
 
 
@@ -125,6 +123,34 @@ def write_submission(
     with SubmissionWriter(path, tokens) as writer:
         for token, boxes, scores, labels, box_to_global in detections:
             writer.add(token, boxes, scores, labels, box_to_global)
+
+
+@contextmanager
+def json_in_pieces(path: Path, head: str, tail: str) -> Iterator[Callable[[str], None]]:
+    """Write a JSON file entry by entry, with a comma between two; it appears only when the ``with`` block ends well."""
+    with atomic_write(path) as file:
+        separator = ""
+
+        def add(entry: str) -> None:
+            nonlocal separator
+            file.write(f"{separator}\n{entry}")
+            separator = ","
+
+        file.write(head)
+        yield add
+        file.write(f"\n{tail}\n")
+
+
+def boxes_in_global(
+    boxes: np.ndarray,  # (M, 9) float64
+    box_to_global: np.ndarray,  # (4, 4) float64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (M, 3), (M, 4), (M, 2) float64
+    """Centres (metres), rotations (quaternions w, x, y, z) and velocities (metres per second) in the global frame."""
+    rotation = box_to_global[:3, :3]
+    centres = boxes[:, :3] @ rotation.T + box_to_global[:3, 3]
+    turns = quaternion_multiply(matrix_to_quaternion(rotation), yaw_to_quaternion(boxes[:, 6]))
+    velocities = (boxes[:, 7:9] @ rotation[:, :2].T)[:, :2]
+    return centres, turns, velocities
 
 
 def attribute_names(labels: np.ndarray, velocity: np.ndarray) -> list[str]:
@@ -142,10 +168,7 @@ def _records(
     _check(token, boxes, scores, labels, box_to_global)
     best = np.argsort(-scores, kind="stable")[:MAX_BOXES]
     boxes, scores, labels = boxes[best].astype(np.float64), scores[best], labels[best].astype(np.int64)
-    rotation = box_to_global[:3, :3]
-    centre = boxes[:, :3] @ rotation.T + box_to_global[:3, 3]
-    turn = quaternion_multiply(matrix_to_quaternion(rotation), yaw_to_quaternion(boxes[:, 6]))
-    velocity = (boxes[:, 7:9] @ rotation[:, :2].T)[:, :2]
+    centre, turn, velocity = boxes_in_global(boxes, box_to_global)
     columns = zip(
         centre.tolist(),
         boxes[:, [4, 3, 5]].tolist(),  # nuScenes orders sizes width, length, height

@@ -26,17 +26,17 @@ class _Wanted(NamedTuple):
 _WANTED = (
     _Wanted("torch", "torch", "2.11", "", "pip install --upgrade torch torchvision"),
     _Wanted("torchvision", "torchvision", "", "", "pip install --upgrade torch torchvision (both from one index)"),
-    _Wanted("timm", "timm", "1.0", "", "pip install --upgrade timm"),
+    _Wanted("timm", "timm", "1.0.15", "", "pip install --upgrade timm"),
     _Wanted("numpy", "numpy", "1.23", "", "pip install --upgrade numpy"),
     _Wanted("PIL", "pillow", "10", "", "pip install --upgrade pillow"),
     _Wanted("safetensors", "safetensors", "0.4", "", "pip install --upgrade safetensors"),
     _Wanted("ninja", "ninja", "", "compiling kernels on first use", "pip install ninja"),
-    _Wanted("nuscenes", "nuscenes-devkit", "1.1", "nuScenes tables and metrics", "pip install 'bev-nuscenes[devkit]'"),
-    _Wanted("lightning", "lightning", "2.4", "training", "pip install bev-train"),
+    _Wanted("nuscenes", "nuscenes-devkit", "1.2", "nuScenes tables and metrics", "pip install 'bev-nuscenes[devkit]'"),
+    _Wanted("lightning", "lightning", "2.6", "training", "pip install bev-train"),
     _Wanted("onnx", "onnx", "1.18", "export", "pip install bev-deploy"),
     _Wanted("onnxruntime", "onnxruntime", "1.22", "running exports", "pip install bev-deploy"),
     _Wanted("tensorrt", "tensorrt", "10.12", "engines on NVIDIA GPUs", "pip install 'bev-deploy[trt]'"),
-    _Wanted("open3d", "open3d", "0.18", "the interactive viewer", "pip install open3d"),
+    _Wanted("open3d", "open3d", "0.19", "the interactive viewer", "pip install 'bev-vis[view]'"),
 )
 _OURS = ("ops", "backbones", "lss", "temporal", "heads", "nuscenes", "zoo", "deploy", "train", "eval", "bench", "vis")
 

@@ -68,10 +68,17 @@ def add_ros(parser: argparse.ArgumentParser) -> None:
         help="a camera, its camera_info, and the folder of its images in the root; once per camera",
     )
     parser.add_argument("--tf", type=Path, required=True, metavar="FILE", help="static transforms, as YAML")
+    parser.add_argument(
+        "--optical-frame",
+        action="append",
+        default=[],
+        metavar="NAME=FRAME",
+        help="optical frame of a camera whose camera_info does not say it; once per camera",
+    )
     parser.add_argument("--ego", default="base_link", help="the ego frame, on the ground (default: base_link)")
     parser.add_argument("--poses", type=Path, metavar="FILE", help="lines of time x y z qx qy qz qw of the ego frame")
     parser.add_argument("--rectified", action="store_true", help="the images are rectified ones")
-    parser.add_argument("--undistort", action="store_true", help="write copies without distortion; needs OpenCV")
+    parser.add_argument("--undistort", action="store_true", help="write copies without distortion")
     parser.set_defaults(command=_ros)
 
 
@@ -119,9 +126,13 @@ def _kitti_camera(text: str) -> tuple[int, str]:
 
 
 def _ros(options: argparse.Namespace) -> int:
+    frames = dict(map(_optical_frame, options.optical_frame))
+    cameras = [_ros_camera(text, frames) for text in options.camera]
+    if frames:
+        raise DataError(f"--optical-frame names {', '.join(frames)}, which no --camera does")
     data = describe_ros(
         options.root,
-        list(map(_ros_camera, options.camera)),
+        cameras,
         StaticTransforms.read(options.tf),
         ego=options.ego,
         trajectory=options.poses,
@@ -131,12 +142,20 @@ def _ros(options: argparse.Namespace) -> int:
     return _write_and_report(data)
 
 
-def _ros_camera(text: str) -> RosCamera:
+def _ros_camera(text: str, frames: dict[str, str]) -> RosCamera:
+    """A camera; its entry is taken out of the optical frames."""
     name, _, rest = text.partition("=")
     info, _, folder = rest.rpartition(":")
     if not (name and info and folder):
         raise DataError(f"--camera needs NAME=INFO.yaml:FOLDER, such as front=front.yaml:images/front, got {text!r}")
-    return RosCamera(name=name, info=Path(info), folder=folder)
+    return RosCamera(name=name, info=Path(info), folder=folder, frame=frames.pop(name, ""))
+
+
+def _optical_frame(text: str) -> tuple[str, str]:
+    name, _, frame = text.partition("=")
+    if not (name and frame):
+        raise DataError(f"--optical-frame needs NAME=FRAME, such as front=front_optical, got {text!r}")
+    return name, frame
 
 
 def _write_and_report(data: OwnData) -> int:

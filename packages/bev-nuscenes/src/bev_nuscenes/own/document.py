@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from ..errors import DataError
+from ..files import read_bytes
 from ..geometry import pose_matrix
 from .problems import Problem
 
@@ -155,12 +156,7 @@ def open_document(path: Path, problems: list[Problem]) -> Field:
     Raises:
         DataError: the file is missing or cannot be parsed.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; it describes cameras and frames, see docs/own-data.md") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    data = read_bytes(path, "file", "docs/own-data.md says what belongs in it")
     try:
         content = json.loads(data) if path.suffix == ".json" else _yaml(data)
     except (ValueError, yaml.YAMLError) as error:

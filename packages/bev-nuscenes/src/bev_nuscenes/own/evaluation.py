@@ -13,9 +13,8 @@ import numpy as np
 from ..devkit import import_devkit
 from ..errors import DataError
 from ..evaluation import ClassMetrics, Metrics, TpErrors, metrics_of, quiet, read_submission
-from ..geometry import matrix_to_quaternion, quaternion_multiply, yaw_to_quaternion
 from ..index import NuscenesIndex
-from ..submission import MAX_BOXES
+from ..submission import MAX_BOXES, boxes_in_global
 from ..taxonomy import ATTRIBUTES, CLASSES
 from .index import OWN, index_of
 from .problems import raise_errors
@@ -37,8 +36,8 @@ def evaluate_own(submission_path: str | Path, *, root: str | Path, split: str) -
         split: split whose samples the submission holds, all of them and no others.
 
     Raises:
-        DataError: wrong root or split; no boxes; submission missing, not JSON, or not of this split's samples; the
-            devkit is not installed.
+        DataError: wrong root or split; no boxes; submission missing, not JSON, not of this split's samples, or
+            with boxes that the devkit would refuse; the devkit is not installed.
     """
     try:
         module = import_devkit("nuscenes.eval.detection.evaluate")
@@ -49,7 +48,7 @@ def evaluate_own(submission_path: str | Path, *, root: str | Path, split: str) -
     raise_errors(problems)
     index = index_of(data, unknown_velocity=math.nan)
     positions = index.split_positions(split)
-    _check_tokens(results, index.tokens(split), split)
+    _check_samples(results, index.tokens(split), split)
     truth = {index.token(position): _truth(index, position) for position in positions}
     if not any(truth.values()):
         raise DataError(f"split {split} of {data.file} has no boxes to evaluate against; add boxes, or only predict")
@@ -60,22 +59,23 @@ def evaluate_own(submission_path: str | Path, *, root: str | Path, split: str) -
     return _only_known(metrics_of(evaluation, figures, OWN, split), truth)
 
 
-def _check_tokens(results: dict[str, list], wanted: list[str], split: str) -> None:
+def _check_samples(results: dict[str, list], wanted: list[str], split: str) -> None:
     lacking, foreign = set(wanted) - set(results), set(results) - set(wanted)
     if lacking or foreign:
         raise DataError(
             f"the submission lacks {len(lacking)} of {len(wanted)} samples of {split} and has {len(foreign)} others, "
             f"for instance {min(lacking | foreign)}; predict this split of this data"
         )
+    most = max(map(len, results.values()), default=0)
+    if most > MAX_BOXES:
+        raise DataError(f"the submission has {most} boxes for one sample, {MAX_BOXES} are allowed; keep the best")
 
 
 def _truth(index: NuscenesIndex, position: int) -> list[dict[str, Any]]:
     """Boxes of a frame in the words of the devkit."""
     rows, table = index.box_rows(position), index.boxes
     boxes, pose = table.boxes[rows].astype(np.float64), index.box_to_global(position)
-    centres = boxes[:, :3] @ pose[:3, :3].T + pose[:3, 3]
-    turns = quaternion_multiply(matrix_to_quaternion(pose[:3, :3]), yaw_to_quaternion(boxes[:, 6]))
-    velocities = (boxes[:, 7:9] @ pose[:3, :2].T)[:, :2]
+    centres, turns, velocities = boxes_in_global(boxes, pose)
     return [
         {
             "sample_token": index.token(position),
@@ -101,13 +101,20 @@ def _evaluation(
     def in_range(records: dict[str, list[dict]]) -> Any:
         boxes = eval_boxes()
         for token in truth:
-            found = [box.deserialize(_seen_from(record, origins[token])) for record in records[token][:MAX_BOXES]]
+            found = [box.deserialize(_seen_from(record, origins[token])) for record in records[token]]
             boxes.add_boxes(token, [b for b in found if b.ego_dist < config.class_range[b.detection_name]])
         return boxes
 
+    try:
+        predicted = in_range(results)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"a box of the submission is not as nuscenes-devkit takes it: {type(error).__name__} {error}; "
+            "write it with SubmissionWriter"
+        ) from None
     return SimpleNamespace(
         gt_boxes=in_range(truth),
-        pred_boxes=in_range(results),
+        pred_boxes=predicted,
         cfg=config,
         verbose=False,
         sample_tokens=list(truth),

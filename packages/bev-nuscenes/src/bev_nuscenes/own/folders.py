@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,16 +11,21 @@ import numpy as np
 from .description import OwnCamera, OwnFrame, OwnReading, OwnScene
 from .document import Field
 
-__all__ = ["frames_are_found", "scene_of_folders"]
+__all__ = ["IMAGES", "files_by_stem", "frames_are_found", "scene_of_folders"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
+IMAGES = (".jpg", ".jpeg", ".png")
+"""Suffixes of images."""
+
 SCENE = "images"
 """Name of the one scene."""
+
+# The key: folders may be called so, too.
+_LISTS_SCENES = re.compile(rb"""\bscenes["']?\s*:""")
 
 
 def frames_are_found(content: bytes) -> bool:
     """Whether a description lists no scenes, seen from its text without parsing it (it may be large)."""
-    return b"scenes" not in content
+    return not _LISTS_SCENES.search(content)
 
 
 def scene_of_folders(field: Field, root: Path, cameras: Sequence[OwnCamera], rate_hz: float) -> tuple[OwnScene, ...]:
@@ -30,7 +36,7 @@ def scene_of_folders(field: Field, root: Path, cameras: Sequence[OwnCamera], rat
     """
     if rate_hz <= 0:
         field["rate_hz"].fail(f"frames per second above 0 are needed, got {rate_hz}")
-    found = {camera.name: _images(root / camera.folder) for camera in cameras}
+    found = {camera.name: files_by_stem(root / camera.folder, IMAGES) for camera in cameras}
     for camera in cameras:
         if not found[camera.name]:
             field.note(f"camera {camera.name}: no .jpg or .png image in {root / camera.folder}")
@@ -49,8 +55,6 @@ def scene_of_folders(field: Field, root: Path, cameras: Sequence[OwnCamera], rat
     return (OwnScene(name=SCENE, frames=frames),)
 
 
-def _images(folder: Path) -> dict[str, str]:
-    """Stem -> file name of the images in a folder."""
-    if not folder.is_dir():
-        return {}
-    return {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES}
+def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Stem -> name of the files of some kinds in a folder, in order of their names; none if there is no such folder."""
+    return {path.stem: path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes}

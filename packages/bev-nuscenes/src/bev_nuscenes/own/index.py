@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ def _camera_table(data: OwnData, frames: list[_Placed]) -> CameraTable:
     ]
     shape = (len(frames), len(data.cameras))
     return CameraTable(
-        _texts([f"{camera.folder}/{reading.file}" for row in images for camera, _, reading in row]).reshape(shape),
+        _texts([_file(camera.folder, reading) for row in images for camera, _, reading in row]).reshape(shape),
         np.array([[_reading_time(frame, reading) for _, frame, reading in row] for row in images], dtype=np.int64),
         np.array([[camera.size for camera, *_ in row] for row in images], dtype=np.int32),
         np.array([[camera.intrinsics for camera, *_ in row] for row in images]),
@@ -149,7 +149,7 @@ def _lidar_row(lidar: OwnLidar | None, frame: OwnFrame) -> tuple[str, int, np.nd
     if lidar is None or frame.lidar is None:
         return "", 0, np.eye(4), frame.ego_to_global
     pose = _reading_pose(frame, frame.lidar)
-    return f"{lidar.folder}/{frame.lidar.file}", _reading_time(frame, frame.lidar), lidar.lidar_to_ego, pose
+    return _file(lidar.folder, frame.lidar), _reading_time(frame, frame.lidar), lidar.lidar_to_ego, pose
 
 
 class _Velocities(NamedTuple):
@@ -223,6 +223,11 @@ def _in_box_frame(frame: OwnFrame, number: int, box_pose: np.ndarray, velocities
     else:
         velocity = np.full(3, velocities.unknown)
     return np.concatenate([turn @ box.centre + change[:3, 3], box.size, [yaw], velocity[:2]])
+
+
+def _file(folder: str, reading: OwnReading) -> str:
+    """Name of a file in the root, spelt as its path is: ``faults`` finds it by that."""
+    return PurePosixPath(folder, reading.file).as_posix()
 
 
 def _reading_time(frame: OwnFrame, reading: OwnReading) -> int:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..errors import DataError
 from ..geometry import invert_pose
 from .description import OwnCamera, OwnData, OwnFrame, OwnLidar, OwnReading, OwnScene
+from .folders import files_by_stem
 from .rectified import nearest_rotation, split_projection, translation
 
 __all__ = ["LIDAR_HEIGHT", "KittiCalibration", "describe_kitti", "read_kitti_calibration", "read_oxts"]
@@ -227,7 +228,7 @@ def _ego_poses(
 
 def _listing(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Stem -> name of the files of a folder."""
-    found = {path.stem: path.name for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes}
+    found = files_by_stem(folder, suffixes)
     if not found:
         raise DataError(f"{folder} has no {' or '.join(suffixes)} files")
     return found

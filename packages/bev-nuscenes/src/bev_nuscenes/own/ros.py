@@ -133,7 +133,7 @@ def ros_camera(name: str, info: CameraInfo, optical_to_ego: np.ndarray, *, folde
     if not rectified and info.is_distorted:
         raise DataError(
             f"camera {name} has distortion {info.distortion.tolist()}, and networks need images without: record "
-            "image_rect and say --rectified, or let --undistort write rectified copies (needs OpenCV)"
+            "image_rect and say --rectified, or let --undistort write rectified copies"
         )
     if not rectified:
         return OwnCamera(
@@ -150,12 +150,10 @@ def rectify_image(info: CameraInfo, image: Image.Image) -> Image.Image:
     """A raw image without its distortion, for a camera with K and no rotation (see ``undistorted``).
 
     Raises:
-        DataError: OpenCV is not installed, or the distortion model is unknown.
+        DataError: the distortion model is unknown.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise DataError('undistorting needs OpenCV: pip install "bev-nuscenes[rectify]"') from None
+    import cv2  # here, so that everything else needs no OpenCV
+
     size, straight = info.size, np.eye(3)
     if info.model in ("plumb_bob", "rational_polynomial", ""):
         maps = cv2.initUndistortRectifyMap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from ..errors import DataError
 from .description import OwnCamera, OwnData, OwnFrame, OwnReading, OwnScene
+from .folders import IMAGES, files_by_stem
 from .ros import (
     CameraInfo,
     StaticTransforms,
@@ -24,7 +26,6 @@ from .ros import (
 
 __all__ = ["RosCamera", "describe_ros"]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
 _NANOSECONDS = 1e12  # a time above this is none in seconds
 
 
@@ -66,7 +67,7 @@ def describe_ros(
         ego: name of the ego frame; it must stand on the ground, x forward, z up.
         trajectory: poses of the ego frame, see ``read_tum``; None: an ego that stands still.
         rectified: the images are rectified ones.
-        undistort: write copies of raw images without distortion to ``FOLDER_rectified``; needs OpenCV.
+        undistort: write copies of raw images without distortion to ``FOLDER_rectified``.
         tolerance_s: seconds up to which an image belongs to a frame.
         scene: name of the drive.
 
@@ -93,7 +94,9 @@ def describe_ros(
 def _camera(camera: RosCamera, info: CameraInfo, transforms: StaticTransforms, ego: str, rectified: bool) -> OwnCamera:
     frame = camera.frame or info.frame
     if not frame:
-        raise DataError(f"camera {camera.name}: {camera.info} names no frame_id; give the optical frame")
+        raise DataError(
+            f"camera {camera.name}: {camera.info} names no frame_id; give its optical frame (--optical-frame)"
+        )
     pose = transforms.between(frame.lstrip("/"), ego.lstrip("/"))
     return ros_camera(camera.name, info, pose, folder=camera.folder, rectified=rectified)
 
@@ -102,11 +105,12 @@ def _frames(
     times: dict[str, dict[float, str]], first: str, trajectory: str | Path | None, tolerance_s: float
 ) -> tuple[OwnFrame, ...]:
     frames = []
+    in_order = {name: sorted(listed) for name, listed in times.items()}
     track = None if trajectory is None else read_tum(trajectory)
-    for number, time in enumerate(sorted(times[first])):
+    for number, time in enumerate(in_order[first]):
         images = {}
         for name, listed in times.items():
-            nearest = min(listed, key=lambda other: abs(other - time))
+            nearest = _nearest(in_order[name], time)
             if abs(nearest - time) <= tolerance_s:
                 pose = None if track is None or nearest == time else interpolate_poses(*track, [nearest])[0]
                 moment = None if nearest == time else nearest
@@ -116,17 +120,26 @@ def _frames(
     return tuple(frames)
 
 
+def _nearest(times: list[float], time: float) -> float:
+    """The entry of an ascending list that is nearest to a time; of two the earlier."""
+    after = bisect_left(times, time)
+    return min(times[max(after - 1, 0) : after + 1], key=lambda other: abs(other - time))
+
+
 def _image_times(folder: Path) -> dict[float, str]:
     """Time in seconds -> name of the images of a folder."""
-    paths = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in _SUFFIXES]
-    if not paths:
+    found = files_by_stem(folder, IMAGES)
+    if not found:
         raise DataError(f"{folder} has no .jpg or .png images")
-    try:
-        return {_seconds(path.stem): path.name for path in paths}
-    except ValueError:
-        raise DataError(
-            f"images in {folder} must be named by their times in seconds or nanoseconds, got {paths[0].name}"
-        ) from None
+    times: dict[float, str] = {}
+    for stem, name in found.items():
+        try:
+            times[_seconds(stem)] = name
+        except ValueError:
+            raise DataError(
+                f"images in {folder} must be named by their times in seconds or nanoseconds, got {name}"
+            ) from None
+    return times
 
 
 def _seconds(stem: str) -> float:

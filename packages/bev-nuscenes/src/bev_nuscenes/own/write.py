@@ -42,9 +42,16 @@ def _document(data: OwnData) -> dict[str, Any]:
         "lidar": _lidar(data.lidar),
         "classes": dict(data.classes) or None,
         "splits": {name: list(scenes) for name, scenes in data.splits.items() if name != "all"} or None,
+        "rate_hz": None if data.posed else _rate(data),
         "scenes": list(map(_scene, data.scenes)) if data.posed else None,
     }
     return _given(content)
+
+
+def _rate(data: OwnData) -> float | None:
+    """Frames per second of frames that were found in folders: the first is at 0, the others follow evenly."""
+    times = [frame.timestamp for scene in data.scenes for frame in scene.frames]
+    return round(1 / times[1], 9) if len(times) > 1 else None
 
 
 def _scene(scene: OwnScene) -> dict[str, Any]:

@@ -110,7 +110,13 @@ def draw_size(candidate: Candidate, rng: np.random.Generator) -> Size:
         width, length, height = 1.95, 5.4, 1.95  # a pickup
     if candidate.attribute == "cycle.with_rider":
         height = RIDDEN_HEIGHT
-    spread = rng.normal(0.0, 0.045, 3).clip(-0.1, 0.1)
+    return _vary((width, length, height), 0.045, 0.1, rng)
+
+
+def _vary(mean: Size, deviation: float, most: float, rng: np.random.Generator) -> Size:
+    """A size about the mean; `deviation` and `most` are parts of it, and widths vary less."""
+    width, length, height = mean
+    spread = rng.normal(0.0, deviation, 3).clip(-most, most)
     return width * (1 + 0.6 * spread[0]), length * (1 + spread[1]), height * (1 + spread[2])
 
 
@@ -165,8 +171,7 @@ def _add_shape(population: Population, candidate: Candidate, shape: Shape, rng: 
             continue
         width, length, height = part.size
         height = part.ridden_height if ridden and part.ridden_height else height
-        spread = rng.normal(0.0, 0.03, 3).clip(-0.07, 0.07)
-        size = width * (1 + 0.6 * spread[0]), length * (1 + spread[1]), height * (1 + spread[2])
+        size = _vary((width, length, height), 0.03, 0.07, rng)
         if parts:
             path = path.shifted(-0.5 * (parts[0][1][1] + size[1]) - COUPLING)
         parts.append((path, size, part))

@@ -88,9 +88,7 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
 }
 """What may stand in for a plain object of each kind."""
 
-KIND_OF_CATEGORY = {
-    shape.category: shape.kind for shapes in SHAPES.values() for shape in shapes if shape.kind != OTHERS
-}
+KIND_OF_CATEGORY = {shape.category: shape.kind for shapes in SHAPES.values() for shape in shapes}
 
 
 def draw_shape(kind: str, rng: np.random.Generator) -> Shape | None:

@@ -6,24 +6,24 @@ population accepts only where they touch nothing at any time, so a turn that wou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import road as cross_section
-from .actors import EGO_CENTER_AHEAD, MEAN_SIZES, Candidate, Motion, Path, Population, fill
+from .actors import EGO_CENTER_AHEAD, EGO_SIZE, MEAN_SIZES, Candidate, Motion, Path, Population, fill
 from .layout import (
+    CROWDING,
     Group,
     Prop,
     Scene,
-    crowds,
     loose_objects,
     make_props,
     parked,
-    rows_of_parked,
     sidewalk_people,
     standing_cycles,
+    walk_across,
     work_sites,
 )
 from .road import Branch, Road
@@ -126,7 +126,7 @@ def _ego_pace(manoeuvre: int, span: float, rng: np.random.Generator) -> tuple[Pa
         stop = cruise + speed / BRAKING
         start = max(stop + 1.0, 0.55 * span)
         pace = Pace((0.0, cruise, stop, start, start + speed / STARTING), (speed, speed, 0.0, 0.0, speed))
-        front = EGO_CENTER_AHEAD + 2.1
+        front = EGO_CENTER_AHEAD + EGO_SIZE[1] / 2
         return pace, float(pace.distance(stop)) + cross_section.STOP_LINE + 0.8 + front
     cruise = 0.15 * span
     slow = cruise + (speed - TURNING_SPEED) / BRAKING
@@ -172,7 +172,7 @@ def _arms(road: Road, ego_waits: bool, span: float) -> list[_Arm]:
 
 
 def _ego_route(arms: list[_Arm], manoeuvre: int, pace: Pace, to_junction: float) -> Route:
-    ways = {turn: arm for arm in arms[1:] for turn in [_turn(arms[0], arm)]}
+    ways = {_turn(arms[0], arm): arm for arm in arms[1:]}
     points = _drive(arms[0], ways[(0, 0, 1, -1)[manoeuvre]], (1.75, 5.25)[manoeuvre == 3])
     return Route(points, FAR - to_junction, pace)
 
@@ -268,14 +268,10 @@ class _People:
 
     def candidates(self, population: Population, rng: np.random.Generator) -> Iterator[Candidate]:
         """Walkers between the far edges of the sidewalks."""
-        reach = cross_section.SIDEWALK_EDGE - 1.0
         for arm in self.arms:
             for _ in range(5):
-                speed = min(rng.uniform(0.9, 1.6), 2 * reach / max(population.duration, 1.0))
-                direction = float(rng.choice([-1.0, 1.0]))
-                start = direction * rng.uniform(-reach, reach - speed * population.duration)
-                s = arm.at(cross_section.ZEBRA + rng.uniform(-1.4, 1.4))
-                path = Path(s, start, 0.0, direction * speed, direction * np.pi / 2)
+                across = walk_across(population.duration, rng)
+                path = replace(across, s=arm.at(cross_section.ZEBRA + rng.uniform(-1.4, 1.4)))
                 yield Candidate("pedestrian", OnRoad(path, arm.road), "pedestrian.moving")
 
 
@@ -290,12 +286,12 @@ def _fill_roadsides(
 ) -> None:
     """What is parked, stands or walks beside both roads."""
     assert road.branch is not None
-    groups = [parked, sidewalk_people, standing_cycles, loose_objects]
+    groups: Sequence[Group] = (parked, sidewalk_people, standing_cycles, loose_objects)
     while density > 0.0:
         for which in (road, road.branch.road):
             beside = [_Beside(group, which, road, population).candidates for group in groups]
             fill(population, beside, min(density, 1.0), variety, rng)
-        groups, density = [rows_of_parked, sidewalk_people, crowds, standing_cycles], density - 1.0
+        groups, density = CROWDING, density - 1.0
 
 
 class _Beside:
@@ -323,13 +319,12 @@ class _Beside:
         side = self._main.branch.side
         x, y, _ = path.pose(self._along, np.array([0.0, duration]))
         _, aside = self._other.to_road(x, y)
-        if self._along is not self._main and side and (side * aside < 0).any():
+        if self._along is not self._main and (side * aside < 0).any():
             return False  # the branch does not go on beyond the main road
-        walks = candidate.attribute == "pedestrian.moving"
-        _, d = self._main.to_road(x, y)
-        if self._along is self._main and side and (side * d < 0).all():
+        if self._along is self._main and (side * self._main.to_road(x, y)[1] < 0).all():
             return True  # the side that has no branch
-        return bool((np.abs(aside) > cross_section.SIDEWALK_EDGE + 3.5).all()) or walks
+        walks = candidate.attribute == "pedestrian.moving"
+        return walks or bool((np.abs(aside) > cross_section.SIDEWALK_EDGE + 3.5).all())
 
 
 def _scenery(road: Road, to_junction: float, rng: np.random.Generator, dark: bool) -> Iterator[Prop]:
@@ -338,15 +333,14 @@ def _scenery(road: Road, to_junction: float, rng: np.random.Generator, dark: boo
     houses: list[tuple[float, float, float]] = []
     for along, other, length in ((road, road.branch.road, 2.0 * to_junction), (road.branch.road, road, 0.0)):
         for prop in make_props(along, length, rng, dark):
-            if along is not road and road.branch.side and road.branch.side * _beside(prop, road).mean() < 0:
+            opposite = road.branch.side * _beside(prop, road).mean() < 0  # of a T-junction's branch
+            if opposite and along is not road:
                 continue
-            no_branch = along is road and road.branch.side and road.branch.side * _beside(prop, road).mean() < 0
-            if not no_branch and np.abs(_beside(prop, other)).min() < cross_section.SIDEWALK_EDGE + 0.6:
+            if not opposite and np.abs(_beside(prop, other)).min() < cross_section.SIDEWALK_EDGE + 0.6:
                 continue
             radius = 0.7 * float(np.linalg.norm(prop.mesh.corners[..., :2], axis=-1).max())
-            apart = [np.hypot(prop.x - x, prop.y - y) > radius + r for x, y, r in houses]
-            if radius > 3.0 and prop.kind == "manmade" and not prop.lamp:
-                if along is not road and not all(apart):
+            if radius > 3.0 and prop.kind == "manmade":  # a house
+                if along is not road and any(np.hypot(prop.x - x, prop.y - y) <= radius + r for x, y, r in houses):
                     continue
                 houses.append((prop.x, prop.y, radius))
             yield prop

@@ -93,7 +93,7 @@ def _populate(population: Population, density: float, variety: float, rng: np.ra
     fill(population, groups, density, variety, rng)
     while density > 1.0:
         density -= 1.0
-        fill(population, [rows_of_parked, sidewalk_people, crowds, standing_cycles], density, variety, rng)
+        fill(population, CROWDING, density, variety, rng)
     return population.actors
 
 
@@ -208,16 +208,21 @@ def crowds(stretch: Stretch, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def _crossing_people(stretch: Stretch, rng: np.random.Generator) -> Iterator[Candidate]:
-    """People on the zebra crossing who stay between the sidewalks' far edges as long as the scene lasts."""
-    reach = cross_section.SIDEWALK_EDGE - 1.0
+    """People on the zebra crossings."""
     for crossing in stretch.road.crossings:
         for _ in range(6):
-            speed = min(rng.uniform(0.9, 1.6), 2 * reach / max(stretch.duration, 1.0))
-            direction = rng.choice([-1.0, 1.0])
-            start = direction * rng.uniform(-reach, reach - speed * stretch.duration)
-            yaw = direction * np.pi / 2
-            path = Path(crossing + rng.uniform(-1.6, 1.6), start, 0.0, direction * speed, yaw)
+            across = walk_across(stretch.duration, rng)
+            path = replace(across, s=crossing + rng.uniform(-1.6, 1.6))
             yield Candidate("pedestrian", path, "pedestrian.moving")
+
+
+def walk_across(duration: float, rng: np.random.Generator) -> Path:
+    """A way across the road at s = 0 that stays between the sidewalks' far edges for `duration` seconds."""
+    reach = cross_section.SIDEWALK_EDGE - 1.0
+    speed = min(rng.uniform(0.9, 1.6), 2 * reach / max(duration, 1.0))
+    direction = rng.choice([-1.0, 1.0])
+    start = direction * rng.uniform(-reach, reach - speed * duration)
+    return Path(0.0, start, 0.0, direction * speed, direction * np.pi / 2)
 
 
 def sidewalk_people(stretch: Stretch, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -256,6 +261,10 @@ def loose_objects(stretch: Stretch, rng: np.random.Generator) -> Iterator[Candid
                 yield Candidate(
                     "barrier", Path(place, side * rng.uniform(12.3, 12.7), yaw=np.pi / 2 + rng.normal(0.0, 0.1))
                 )
+
+
+CROWDING: tuple[Group, ...] = (rows_of_parked, sidewalk_people, crowds, standing_cycles)
+"""What every unit of density beyond the first adds."""
 
 
 def _deal(deck: tuple[str, ...], rng: np.random.Generator) -> Iterator[str]:

@@ -113,7 +113,8 @@ def _add_streaks(
     inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
     place = np.unique(v[inside] * width + u[inside])
     flat = image.reshape(-1, 3)
-    sky = np.float32(0.25 * image[:: GLARE_BLOCK * 2, :: GLARE_BLOCK * 2].max() + 0.75 * image[::20, ::20].mean())
+    some = image[::20, ::20]
+    sky = np.float32(0.25 * some.max() + 0.75 * some.mean())
     flat[place] += np.float32(2 * light) * (sky - flat[place]) + np.float32(6 * light)
 
 

@@ -56,6 +56,11 @@ def join_meshes(meshes: Sequence[Mesh]) -> Mesh:
     return Mesh(**{f.name: np.concatenate([getattr(mesh, f.name) for mesh in meshes]) for f in fields(Mesh)})
 
 
+def pick(options: Sequence[Color], rng: np.random.Generator) -> Color:
+    """One of the colours."""
+    return options[rng.integers(len(options))]
+
+
 @dataclass
 class MeshBuilder:
     """Collects faces; `build` makes the mesh."""

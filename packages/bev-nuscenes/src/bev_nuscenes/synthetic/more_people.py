@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Color, Mesh, MeshBuilder, Paint
-from .small_objects import SHIRTS, SKIN, TROUSERS, add_head, add_rider, pick
+from .mesh import Color, Mesh, MeshBuilder, Paint, pick
+from .small_objects import SHIRTS, SKIN, TROUSERS, add_head, add_rider
 from .textures import Texture
 from .vehicles import HEADLIGHT, RIM, TAILLIGHT, TYRE, Size
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .mesh import Color, Mesh, MeshBuilder, Paint
+from .mesh import Color, Mesh, MeshBuilder, Paint, pick
 from .textures import Texture
 from .vehicles import (
     CAR_COLORS,
@@ -25,7 +25,6 @@ from .vehicles import (
     add_cab,
     add_lamps,
     add_tail,
-    pick,
     xz,
     yz,
 )
@@ -64,7 +63,7 @@ def make_taxi(size: Size, rng: np.random.Generator) -> Mesh:
     """A saloon in a taxi's colours with a lit sign on its roof."""
     paint = Paint(pick(TAXI_COLORS, rng))
     width, length, height = size
-    build = _body(MeshBuilder(), (width, length, 0.92 * height), _SEDAN, paint, clearance=0.13)
+    build = _body((width, length, 0.92 * height), _SEDAN, paint, clearance=0.13)
     sign = Paint((0.98, 0.95, 0.80), glow=0.7)
     build.box((-0.12, -0.3, 0.92 * height), (0.12, 0.3, height), sign)
     return build.build(fit=size)
@@ -154,12 +153,10 @@ def make_roller(size: Size, rng: np.random.Generator) -> Mesh:
 
 
 def _make_body(size: Size, outline: _SidesView, paint: Paint, clearance: float, wheel: float = 0.34) -> Mesh:
-    return _body(MeshBuilder(), size, outline, paint, clearance, wheel).build(fit=size)
+    return _body(size, outline, paint, clearance, wheel).build(fit=size)
 
 
-def _body(
-    build: MeshBuilder, size: Size, outline: _SidesView, paint: Paint, clearance: float, wheel: float = 0.34
-) -> MeshBuilder:
+def _body(size: Size, outline: _SidesView, paint: Paint, clearance: float, wheel: float = 0.34) -> MeshBuilder:
     """A car from its side view: painted up to the belt, glass between belt and roof, narrower towards the roof."""
     width, length, height = size
     half, side = length / 2, width / 2
@@ -167,6 +164,7 @@ def _body(
     x = [-half + length * part for part, _ in outline]
     tail, rear_foot, roof_rear, roof_front, front_foot, nose = x
     levels = [height * part for _, part in outline]
+    build = MeshBuilder()
     hull = [(-half, floor), (half, floor), (half, 0.8 * levels[5]), (nose, levels[5]), (front_foot, belt)]
     build.extrude([*hull, (tail, belt), (-half, 0.9 * belt)], side, -side, paint, paint)
     foot = [(rear_foot, -side * 0.96), (front_foot, -side * 0.96), (front_foot, side * 0.96), (rear_foot, side * 0.96)]

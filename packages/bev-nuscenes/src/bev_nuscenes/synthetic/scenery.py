@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Color, Mesh, MeshBuilder, Paint
+from .mesh import Color, Mesh, MeshBuilder, Paint, pick
 from .textures import Texture
 
 WALLS: tuple[Color, ...] = (
@@ -26,7 +26,7 @@ LEAVES: tuple[tuple[Color, Color], ...] = (
 
 def make_building(width: float, depth: float, height: float, rng: np.random.Generator) -> Mesh:
     """A building whose front is the face at +x; `width` is along y. Floors are 3 to 3.6 m high."""
-    wall, window = _pick(WALLS, rng), _pick(WINDOWS, rng)
+    wall, window = pick(WALLS, rng), pick(WINDOWS, rng)
     texture = (Texture.FACADE, Texture.BANDS, Texture.FACADE)[rng.integers(3)]
     front = Paint(wall, window, texture, period=rng.uniform(6.0, 7.2))
     half, side = depth / 2, width / 2
@@ -43,7 +43,7 @@ def make_building(width: float, depth: float, height: float, rng: np.random.Gene
             [(half + 0.07, start, 0.4), (half + 0.07, end, 0.4), (half + 0.07, end, 2.7), (half + 0.07, start, 2.7)],
             glass,
         )
-        awning = Paint(_pick(((0.7, 0.15, 0.12), (0.15, 0.4, 0.3), (0.15, 0.25, 0.5), (0.85, 0.7, 0.3)), rng))
+        awning = Paint(pick(((0.7, 0.15, 0.12), (0.15, 0.4, 0.3), (0.15, 0.25, 0.5), (0.85, 0.7, 0.3)), rng))
         build.panel(
             [(half + 0.05, start, 3.2), (half + 0.05, end, 3.2), (half + 1.2, end, 2.75), (half + 1.2, start, 2.75)],
             awning,
@@ -119,7 +119,7 @@ def make_sign(rng: np.random.Generator) -> Mesh:
     build.beam((0.0, 0.0, 0.0), (0.0, 0.0, 2.9), 0.07, 0.07, Paint((0.5, 0.5, 0.52)))
     angles = np.arange(8) * (np.pi / 4) + np.pi / 8
     disc = np.column_stack([np.full(8, 0.06), 0.32 * np.cos(angles), 2.6 + 0.32 * np.sin(angles)])
-    rim = _pick(((0.8, 0.08, 0.08), (0.1, 0.25, 0.65), (0.9, 0.75, 0.1)), rng)
+    rim = pick(((0.8, 0.08, 0.08), (0.1, 0.25, 0.65), (0.9, 0.75, 0.1)), rng)
     build.panel(disc, Paint(rim))
     build.panel(disc * (1.0, 0.65, 0.65) + (0.012, 0.0, 2.6 * 0.35), Paint((0.93, 0.93, 0.93)))
     return build.build()
@@ -136,10 +136,6 @@ def make_traffic_light() -> Mesh:
         disc = np.column_stack([np.full(8, 0.13), 0.12 * np.cos(angles), height + 0.12 * np.sin(angles)])
         build.panel(disc, Paint(color))
     return build.build()
-
-
-def _pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
-    return options[rng.integers(len(options))]
 
 
 def _shade(color: Color, factor: float) -> Color:

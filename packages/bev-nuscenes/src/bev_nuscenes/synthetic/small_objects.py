@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Color, Mesh, MeshBuilder, Paint
+from .mesh import Color, Mesh, MeshBuilder, Paint, pick
 from .textures import Texture
 from .vehicles import HEADLIGHT, RIM, TAILLIGHT, TYRE, Size
 
@@ -182,7 +182,3 @@ def add_head(build: MeshBuilder, crown: tuple[float, float, float], hair: Paint,
     build.box((x - 0.06, y - 0.06, top - 0.32), (x + 0.06, y + 0.06, top - 0.2), skin)
     build.blob((x, y, top - 0.13), (0.11, 0.095, 0.13), hair)
     build.box((x + 0.02, y - 0.075, top - 0.24), (x + 0.115, y + 0.075, top - 0.08), skin)
-
-
-def pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
-    return options[rng.integers(len(options))]

@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .schedule import KEY_INTERVAL_US
 from .tables import VERSION as BASE_VERSION
 from .tables import Tables
 from .trainval_names import trainval_names
@@ -29,7 +30,6 @@ from .world import MANIFEST, finished_or_absent
 VERSION = "v1.0-trainval"
 SAMPLES = {"train": 28_130, "val": 6_019}  # key frames of the real data set
 SCENE_GAP_US = 100_000_000  # between the beginnings of two scenes; none lasts so long
-KEY_INTERVAL_US = 500_000
 
 Row = dict[str, Any]
 MARK = "<<<mask>>>"  # stands where the mask of a lap goes; as long as that
@@ -116,7 +116,6 @@ class _Lap:
     texts: dict[str, tuple[int, str]]  # number and JSON of the rows of the large tables, with MARK for a mask
     frames: tuple[str, ...]  # sample tokens
     ends: dict[str, tuple[str, str]]  # first and last token by chain: "sample", or a calibrated_sensor token
-    logfile: str
 
 
 class _Base:
@@ -149,8 +148,7 @@ class _Base:
         for row in sorted(data, key=lambda row: row["timestamp"]):
             key = row["calibrated_sensor_token"]
             ends[key] = ends.get(key, (row["token"],))[0], row["token"]
-        log = next(row for row in self.tables["log"] if row["token"] == self.scenes[scene]["log_token"])
-        return _Lap(rows, texts, tuple(row["token"] for row in samples[:count]), ends, log["logfile"])
+        return _Lap(rows, texts, tuple(row["token"] for row in samples[:count]), ends)
 
 
 def _cut(rows: Sequence[Row]) -> list[Row]:
@@ -216,8 +214,8 @@ class _Writer:
         about = {"name": name, "nbr_samples": count, "token": _mix(row["token"], scene_mask)}
         log = _mix(row["log_token"], scene_mask)
         self._write("scene", [row | about | ends | {"log_token": log}])
-        logfile = f"{laps[0][0].logfile}-as-{name[-4:]}"
         old_log = next(r for r in self._base.tables["log"] if r["token"] == row["log_token"])
+        logfile = f"{old_log['logfile']}-as-{name[-4:]}"
         self._write("log", [old_log | {"token": log, "logfile": logfile}])
         self._note_map(row["log_token"], log)
         sensors = {r["calibrated_sensor_token"] for r in laps[0][0].rows["sample_data"]}

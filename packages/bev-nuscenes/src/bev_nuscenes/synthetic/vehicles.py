@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Color, Mesh, MeshBuilder, Paint
+from .mesh import Color, Mesh, MeshBuilder, Paint, pick
 from .textures import Texture
 
 Size = tuple[float, float, float]
@@ -308,7 +308,3 @@ def yz(x: float, y0: float, y1: float, z0: float, z1: float) -> list[tuple[float
 
 def xz(y: float, x0: float, x1: float, z0: float, z1: float) -> list[tuple[float, float, float]]:
     return [(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)]
-
-
-def pick(options: tuple[Color, ...], rng: np.random.Generator) -> Color:
-    return options[rng.integers(len(options))]

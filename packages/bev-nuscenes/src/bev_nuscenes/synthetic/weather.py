@@ -30,7 +30,7 @@ class Weather:
 
 
 def draw_weather(option: str, seed: int, scene_index: int) -> Weather:
-    """The weather of a scene. Mixed worlds deal the kinds like cards: any seven scenes in a row have them all."""
+    """The weather of a scene. Mixed worlds deal the kinds like cards: the first seven scenes have them all."""
     if option != MIXED:
         return WEATHERS[option]
     deal, place = divmod(scene_index, len(WEATHERS))
@@ -133,25 +133,17 @@ def _bytes(red: float, green: float, blue: float) -> tuple[float, float, float]:
     return 255.0 * float(red), 255.0 * float(green), 255.0 * float(blue)
 
 
+_RAIN = Weather("rain", "Rain", _rain, rain=1.0, lidar_loss=0.012, backscatter=0.012, backscatter_reach=3.0)
 WEATHERS: dict[str, Weather] = {
     weather.name: weather
     for weather in (
         Weather("clear"),
         Weather("overcast", "Overcast", _overcast),
-        Weather("rain", "Rain", _rain, rain=1.0, lidar_loss=0.012, backscatter=0.012, backscatter_reach=3.0),
+        _RAIN,
         Weather("fog", "Fog", _fog, lidar_loss=0.03, backscatter=0.05, backscatter_reach=5.0),
         Weather("dusk", "Dusk", _dusk, dark=True),
         Weather("night", "Night", _night, dark=True),
-        Weather(
-            "night-rain",
-            "Night, rain",
-            _night_rain,
-            rain=0.8,
-            dark=True,
-            lidar_loss=0.012,
-            backscatter=0.012,
-            backscatter_reach=3.0,
-        ),
+        replace(_RAIN, name="night-rain", described="Night, rain", change=_night_rain, rain=0.8, dark=True),
     )
 }
 """What `WorldOptions.weather` may name, besides `MIXED`: one of these for every scene."""

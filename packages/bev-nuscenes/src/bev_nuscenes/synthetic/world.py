@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .actors import CATEGORIES
 from .calibration import LIDAR, RENDERED_CAMERAS
-from .catalog import KIND_OF_CATEGORY, OTHERS
+from .catalog import KIND_OF_CATEGORY
 from .recorder import Sightings, record_frame
 from .schedule import MINI_VAL, WorldOptions, make_record, scene_names
 from .tables import VERSION, Tables, make_tables, write_map_mask
@@ -32,8 +32,6 @@ _KIND_OF_CATEGORY = (
     | {category: kind for kind, category in CATEGORIES.items()}
     | {"human.pedestrian.construction_worker": "pedestrian"}
 )
-
-
 _DEFAULTS = WorldOptions()
 
 
@@ -228,10 +226,10 @@ def _summarise(out: Path, options: WorldOptions, tables: Tables, *, created: boo
     split = {row["token"]: "mini_val" if row["name"] in MINI_VAL else "mini_train" for row in tables.scene}
     sample_split = {row["token"]: split[row["scene_token"]] for row in tables.sample}
     category = {row["token"]: row["name"] for row in tables.category}
-    kind = {row["token"]: _KIND_OF_CATEGORY.get(category[row["category_token"]]) for row in tables.instance}
+    kind = {row["token"]: _KIND_OF_CATEGORY[category[row["category_token"]]] for row in tables.instance}
     counts: dict[str, Counter[str]] = {"mini_train": Counter(), "mini_val": Counter()}
     for row in tables.sample_annotation:
-        counts[sample_split[row["sample_token"]]][kind[row["instance_token"]] or OTHERS] += 1
+        counts[sample_split[row["sample_token"]]][kind[row["instance_token"]]] += 1
     images = sum(row["fileformat"] == "jpg" for row in tables.sample_data)
     boxes = {name: {kind: classes[kind] for kind in CATEGORIES} for name, classes in counts.items()}
     return WorldSummary(
