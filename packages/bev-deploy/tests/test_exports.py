@@ -51,10 +51,11 @@ def test_a_whole_sequence_of_a_published_system(exported: Exports, name: str) ->
     assert found.voxels is None or found.voxels > 0.999
 
 
+@pytest.mark.parametrize("frames", [10, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TEMPORAL)
-def test_a_drive_of_twenty_frames(exported: Exports, name: str) -> None:
+def test_a_drive(exported: Exports, name: str, frames: int) -> None:
     case = exported(name, SMALL, raw=True)
-    assert agreement_of_streams(case.model, case.load(), 20).raw < RAW_ERROR
+    assert agreement_of_streams(case.model, case.load(), frames).raw < RAW_ERROR
 
 
 @pytest.mark.parametrize("name", ["bevdet-tiny", "bevdet-tiny-4d"])
@@ -99,7 +100,14 @@ def test_two_samples_side_by_side_with_their_state(exported: Exports) -> None:
     assert agreement(case.model, case.load(), images, rig).raw < RAW_ERROR
 
 
-@pytest.mark.parametrize("name", ["bevdet-tiny-depth", "bevdet-tiny-stereo", "bevdet-tiny-occ"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("bevdet-tiny-depth", marks=pytest.mark.slow),
+        pytest.param("bevdet-tiny-stereo", marks=pytest.mark.slow),
+        "bevdet-tiny-occ",
+    ],
+)
 def test_half_precision_is_as_good_as_that_of_pytorch(exported: Exports, name: str) -> None:
     """At most twice the error of the same half-precision graph run by PyTorch, in the mean."""
     case = exported(name, SMALL, raw=True, precision="fp16")
