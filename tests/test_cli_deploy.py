@@ -111,6 +111,24 @@ def test_an_export_scores_as_its_checkpoint(evaluate, exported, recipe: str, opt
         assert _found_again(_numbers(boxes[token]), _numbers(our_boxes[token])) > 0.98  # but for ties of scores
 
 
+@pytest.mark.slow
+def test_an_export_that_prepares_images_scores_as_its_checkpoint(evaluate, exported, data, tmp_path: Path) -> None:
+    checkpoint, folder = exported("bevdet-tiny").checkpoint, tmp_path / "export"
+    words = ["bevdet-tiny", "--preprocess", "--checkpoint", str(checkpoint), "--out", str(folder)]
+    assert bev_deploy(["export", *words]) == 0
+    wanted = evaluate("torch", "bevdet-tiny", "--checkpoint", checkpoint)
+    got = evaluate("onnx", "bevdet-tiny", "--model", folder)
+    figures, ours = (json.loads((path / "metrics.json").read_text()) for path in (wanted, got))
+    for name in ("mAP", "NDS"):
+        assert ours[name] == pytest.approx(figures[name], abs=1e-2)  # single pixels differ by one level
+    boxes, our_boxes = (json.loads((path / "results_nusc.json").read_text())["results"] for path in (wanted, got))
+    for token in boxes:
+        assert len(our_boxes[token]) == pytest.approx(len(boxes[token]), rel=0.05) and boxes[token]
+    picture = tmp_path / "frame.png"
+    assert bev_vis(["render", "--model", str(folder), *data, "--out", str(picture)]) == 0
+    assert picture.is_file()
+
+
 def _numbers(boxes: list[dict]) -> np.ndarray:
     """(M, 13) of a sample, in the global frame."""
     return np.array(

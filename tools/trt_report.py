@@ -117,16 +117,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(name: str, precision: str, pool: str, runs: Path, device: torch.device, *, calls: int) -> Row:
     """Export, build, compare and time."""
+    try:
+        return _measured(name, precision, pool, runs, device, calls=calls)
+    except (ValueError, RuntimeError) as error:  # the other engines are tried all the same
+        return Row(recipe=name, precision=precision, pool=pool, failure=" ".join(str(error).split()))
+
+
+def _measured(name: str, precision: str, pool: str, runs: Path, device: torch.device, *, calls: int) -> Row:
     torch.manual_seed(0)
     model = create_model(name).eval()
     draw_statistics(model)
     folder = runs / f"{name}-{precision}-{pool}"
     export_model(model, folder, ExportOptions(precision=precision, pool=pool, raw=True))
-    try:
-        built = build_engine(folder, BuildOptions(timing_cache=runs / "timing.cache"))
-        recorded, plain = (load(folder, "tensorrt", cuda_graph=graph) for graph in (True, False))
-    except ValueError as error:
-        return Row(recipe=name, precision=precision, pool=pool, failure=" ".join(str(error).split()))
+    built = build_engine(folder, BuildOptions(timing_cache=runs / "timing.cache"))
+    recorded, plain = (load(folder, "tensorrt", cuda_graph=graph) for graph in (True, False))
     wanted, same = (StepSession(model, kind, device) for kind in ("fp32", precision))
     inputs = step_inputs(recorded)
     want = wanted(inputs)

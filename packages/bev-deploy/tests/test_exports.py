@@ -151,10 +151,22 @@ def planes(outputs: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_only_standard_operators(exported: Exports, name: str) -> None:
+def test_only_standard_operators_with_batch_norm_folded(exported: Exports, name: str) -> None:
     model = onnx.load(exported(name, SMALL, raw=True).folder / "model.onnx")
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
     assert len(model.functions) == 0
+    convolved = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
+    normalised = {node.input[0] for node in model.graph.node if node.op_type == "BatchNormalization"}
+    assert not convolved & normalised
+
+
+@pytest.mark.parametrize("name", TEMPORAL)
+def test_sampling_takes_the_form_that_onnx_runtime_is_fast_at(exported: Exports, name: str) -> None:
+    graph = onnx.load(exported(name, SMALL, raw=True).folder / "model.onnx").graph
+    sampling = [node for node in graph.node if node.op_type == "GridSample"]
+    assert len(sampling) == 1 + (name == "bevdet-tiny-stereo")  # history, and stereo
+    aligned = [attribute.i for node in sampling for attribute in node.attribute if attribute.name == "align_corners"]
+    assert not any(aligned)
 
 
 @pytest.mark.parametrize("name", FAST)

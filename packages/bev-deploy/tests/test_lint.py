@@ -189,6 +189,8 @@ def test_exports_of_every_family(exported: Callable[..., Any], name: str) -> Non
     assert lint_for_tensorrt(exported(name, SMALL, raw=True).folder / "model.onnx") == []
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "plugin"}, {"precision": "fp16"}, {"preprocess": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": "plugin"}, {"precision": "fp16"}, {"preprocess": True, "raw": True}], ids=str
+)
 def test_exports_with_every_option(exported: Callable[..., Any], options: dict[str, Any]) -> None:
     assert lint_for_tensorrt(exported("bevdet-tiny", SMALL, **options).folder / "model.onnx") == []

@@ -387,13 +387,33 @@ def open_split(data: DataOptions, split: str, case: Any, **changes: Any) -> Nusc
 
 def test_inputs_of_a_data_set_have_a_full_history(exported: Exports, world: DataOptions) -> None:
     case = exported("bevdet-tiny-4d", SMALL, raw=True)
-    made = list(calibration_inputs(case.folder, open_split(world, "mini_train", case), count=3))
+    samples = calibration_inputs(case.folder, open_split(world, "mini_train", case), count=3)
+    assert len(samples) == 3  # the progress bar's
+    made = list(samples)
     assert len(made) == 3
     specs = {spec.name: spec for spec in load(case.folder).manifest.inputs}
     for inputs in made:
         assert inputs.keys() == specs.keys()
         assert inputs["history_valid"].all() and inputs["history"].std() > 0
     assert not torch.equal(made[0]["images"], made[1]["images"])
+
+
+def test_camera_images_are_calibrated_on_where_the_graph_prepares_them(
+    exported: Exports, tiny: Any, world: DataOptions, tmp_path: Path
+) -> None:
+    case = exported("bevdet-tiny", SMALL, raw=True, preprocess=True)
+    (sample,) = calibration_inputs(case.folder, open_split(world, "mini_val", case, images="raw"), count=1)
+    (prepared,) = calibration_inputs(tiny.folder, open_split(world, "mini_val", tiny, images="exact"), count=1)
+    assert (sample["images"].shape, sample["images"].dtype) == ((1, 6, 900, 1600, 3), torch.uint8)
+    wanted = tiny.load().session(prepared)
+    for name, output in case.load().session(sample).items():
+        assert deviation(wanted[name], output) < 0.05, name  # single pixels differ by one level
+    keep = dataclasses.replace(FAST, keep=("backbone", "neck", "view_transform", "bev_encoder", "bev_neck"))
+    assert quantize_model(case.folder, tmp_path, [sample] * SAMPLES, keep).layers
+    with pytest.raises(ValueError, match='takes camera images, the data set gives images="fast": open it with'):
+        next(calibration_inputs(case.folder, open_split(world, "mini_val", case)))
+    with pytest.raises(ValueError, match='takes prepared images, the data set gives images="raw"'):
+        next(calibration_inputs(tiny.folder, open_split(world, "mini_val", tiny, images="raw")))
 
 
 def test_both_models_are_evaluated(tiny: Any, world: DataOptions, tmp_path: Path) -> None:

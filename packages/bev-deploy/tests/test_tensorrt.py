@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import shutil
@@ -38,16 +39,17 @@ from bev_deploy.tensorrt.builder import TIMING_CACHE_NAME, profile_shapes
 from bev_deploy.tensorrt.metadata import ENGINE_NAME, METADATA_NAME
 
 
-def _beside(name: str) -> ModuleType:
-    """A module of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def _module_at(path: Path) -> ModuleType:
+    """A module of a folder that is no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look it up
+    sys.modules[path.stem] = module  # dataclasses and pickle look it up
     spec.loader.exec_module(module)
     return module
 
 
-fake = _beside("fake_tensorrt")
+REPORT = Path(__file__).resolve().parents[3] / "tools" / "trt_report.py"
+fake = _module_at(Path(__file__).with_name("fake_tensorrt.py"))
 Exports = Callable[..., Any]  # the fixture of conftest.py
 SMALL = (64, 192)
 
@@ -300,6 +302,28 @@ def test_inputs_that_do_not_fit(gpu, copied, cuda_graph: bool, change: Callable[
     change(inputs)
     with pytest.raises(ValueError, match=error):
         deployed.session(inputs)
+
+
+@pytest.mark.skipif(not REPORT.is_file(), reason="needs the repository's tools")
+def test_the_report_builds_compares_and_times(gpu, exported, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, case = _module_at(REPORT), exported("bevdet-tiny", SMALL, raw=True)
+    monkeypatch.setattr(report, "create_model", lambda name: case.model)
+    monkeypatch.setattr(report, "draw_statistics", lambda model: None)
+    monkeypatch.setattr(report, "latency", functools.partial(latency, warmup=0))
+    monkeypatch.setattr(report, "export_model", lambda model, folder, _: shutil.copytree(case.folder, folder))
+    request = ("bevdet-tiny", "fp32", "native", tmp_path, torch.device("cpu"))
+    row = report.measured(*request, calls=1)
+    assert row.good and 0 < row.error < 1e-3 and not row.torch_error
+    assert min(row.megabytes, row.graph_ms, row.plain_ms, row.torch_ms) > 0
+    monkeypatch.setattr(report, "export_model", lambda *_: None)
+    monkeypatch.setattr(fake.Builder, "fails", True)
+    assert "could not build an engine" in report.measured(*request, calls=1).failure
+    monkeypatch.setattr(report, "build_engine", _out_of_memory)
+    assert report.measured(*request, calls=1).failure == "CUDA out of memory"
+
+
+def _out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of\nmemory")
 
 
 # -- engines that do not fit -------------------------------------------------------------------------------------------

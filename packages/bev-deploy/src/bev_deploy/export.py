@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnxscript import opset18 as operators
@@ -44,7 +45,23 @@ def _floor_divide(dividend: Any, divisor: Any) -> Any:
     return operators.Div(operators.Sub(dividend, operators.Mod(dividend, divisor)), divisor)
 
 
-_TRANSLATIONS = {torch.ops.aten.floor_divide.default: _floor_divide, **PLUGIN_TRANSLATIONS}
+def _grid_sample(maps: Any, places: Any, mode: int, padding: int, align_corners: bool) -> Any:
+    """Bilinear, zero outside, -1 and 1 the centres of the outermost pixels.
+
+    Said in terms of their edges, which differs by a factor, it takes ONNX Runtime a fifth of the time on a CPU.
+    """
+    assert (mode, padding, align_corners) == (0, 0, True), (mode, padding, align_corners)
+    height, width = maps.shape[2:]
+    factor = np.array([(width - 1) / width, (height - 1) / height], np.float32)
+    places = operators.Mul(places, operators.Constant(value=onnx.numpy_helper.from_array(factor)))
+    return operators.GridSample(maps, places, align_corners=0, mode="bilinear", padding_mode="zeros")
+
+
+_TRANSLATIONS = {
+    torch.ops.aten.floor_divide.default: _floor_divide,
+    torch.ops.aten.grid_sampler.default: _grid_sample,
+    **PLUGIN_TRANSLATIONS,
+}
 _SIZES = {"points": (0, 1), "sums_1": (0, 1), "sums_2": (0, 1), "sums_3": (0, 1), "width_3": (1, 1)}
 
 

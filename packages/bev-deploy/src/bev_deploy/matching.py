@@ -62,5 +62,5 @@ def _places(views: SweepViews, depths: Tensor, size: tuple[int, int], stride: in
     v = (camera[:, 1, 0] * x + camera[:, 1, 1] * y + camera[:, 1, 2] * z) / z
     seen = [aug[:, i, 0] * u + aug[:, i, 1] * v + aug[:, i, 2] for i in range(2)]
     spans = [count * stride - 1 for count in reversed(size)]
-    placed = torch.stack([position / span * 2 - 1 for position, span in zip(seen, spans, strict=True)], dim=-1)
-    return torch.where((z < _BEHIND)[..., None], _OUTSIDE, placed)
+    placed = (position / span * 2 - 1 for position, span in zip(seen, spans, strict=True))
+    return torch.stack([torch.where(z < _BEHIND, _OUTSIDE, position) for position in placed], dim=-1)

@@ -60,4 +60,5 @@ def _split(arguments: QuantizeArguments, manifest: Manifest, split: str) -> Nusc
         input_size=recipe.input_size,
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation,
+        images="raw" if manifest.preprocessing.in_graph else "exact",
     )

@@ -31,13 +31,14 @@ def calibration_inputs(
 
     Args:
         folder: an export of one sample per call, or of any number.
-        dataset: with as many frames as the recipe wants, at the input size of the export, not augmented.
+        dataset: with as many frames as the recipe wants, at the input size of the export, not augmented; with
+            ``images="raw"`` for an export that pre-processes.
         count: of samples; all if the split has fewer.
         seed: of the order.
         threads: that one operator may use.
 
-    Yields:
-        Inputs by name.
+    Returns:
+        Inputs by name, one sample after the other; ``len`` says how many there are.
 
     Raises:
         ManifestError: no export in the folder.
@@ -47,9 +48,15 @@ def calibration_inputs(
     manifest = Manifest.read(folder)
     check_dataset(manifest, dataset)
     session = _Listening(OnnxRuntimeSession(folder, manifest, threads=threads))
-    model = DeployedDetector(manifest, session)
     places = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-    for place in np.random.default_rng(seed).permutation(places):
+    order = np.random.default_rng(seed).permutation(places)
+    return _Counted(_inputs(DeployedDetector(manifest, session), session, dataset, order), len(order))
+
+
+def _inputs(
+    model: DeployedDetector, session: _Listening, dataset: NuscenesDataset, places: np.ndarray
+) -> Iterator[dict[str, Tensor]]:
+    for place in places:
         batch = collate([dataset[int(place)]]).to("cpu")
         model.outputs(batch.images, CameraRig(**batch.cameras))
         yield session.inputs
@@ -62,9 +69,10 @@ def check_dataset(manifest: Manifest, dataset: NuscenesDataset) -> None:
         ValueError: they do not fit each other.
     """
     recipe = manifest.recipe_at_size()
-    if manifest.preprocessing.in_graph:
+    if manifest.preprocessing.in_graph != (dataset.images == "raw"):
+        takes, wanted = ("camera images", "raw") if manifest.preprocessing.in_graph else ("prepared images", "exact")
         raise ValueError(
-            "this export takes camera images, a data set gives network inputs: export without --preprocess"
+            f'this export takes {takes}, the data set gives images="{dataset.images}": open it with images="{wanted}"'
         )
     if manifest.batch not in (1, None):
         raise ValueError(f"this export takes {manifest.batch} samples at once: export it with --batch 1")
@@ -74,6 +82,20 @@ def check_dataset(manifest: Manifest, dataset: NuscenesDataset) -> None:
             f"{dataset.frames} of {tuple(dataset.input_size)}{', augmented' if dataset.training else ''}: "
             "open it with the frames and input size of the recipe, training=False"
         )
+
+
+class _Counted(Iterator[dict[str, Tensor]]):
+    """Samples of which it is known how many there are: a progress bar can say when it is done."""
+
+    def __init__(self, samples: Iterator[dict[str, Tensor]], count: int) -> None:
+        self._samples = samples
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __next__(self) -> dict[str, Tensor]:
+        return next(self._samples)
 
 
 class _Listening:
