@@ -209,7 +209,8 @@ def _worker_memory(dataset: NuscenesDataset | None, method: str, workers: int) -
     processes = [context.Process(target=_work, args=(dataset, theirs), daemon=True) for _, theirs in pipes]
     for process in processes:
         process.start()
-    for ours, _ in pipes:
+    for ours, theirs in pipes:
+        theirs.close()  # so that a worker that dies ends this instead of being waited for
         ours.recv()
     memory = [_memory_of(process.pid) for process in processes]
     for process, (ours, _) in zip(processes, pipes, strict=True):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bev_eval import EvalOptions
 from bev_eval.app import evaluate_recipe
 from bev_nuscenes import DataOptions
+from bev_nuscenes.unfinished import claim
+from bev_zoo import Detections, get_recipe
 
 
 def _options(data: DataOptions, out: Path, **changes: object) -> EvalOptions:
@@ -50,6 +55,39 @@ def test_earlier_results_are_kept_unless_told_otherwise(key_frames, oracle, tmp_
     assert (tmp_path / "metrics.json").read_text() == "precious"
     evaluate_recipe(_options(key_frames, tmp_path, overwrite=True))
     assert json.loads((tmp_path / "metrics.json").read_text())["samples"] == 1
+
+
+def test_what_a_killed_evaluation_left_is_no_result(key_frames, oracle, tmp_path) -> None:
+    left = [tmp_path / name for name in (".rows-0.part", ".results_nusc.json.0123abcd.part", "occupancy/.a.npz.1.part")]
+    (tmp_path / "occupancy").mkdir()
+    for path in left:
+        path.write_bytes(b"half")
+    evaluate_recipe(_options(key_frames, tmp_path))
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs file locks")
+def test_an_evaluation_that_still_runs_is_not_disturbed(key_frames, oracle, tmp_path) -> None:
+    with (tmp_path / ".rows-1.part").open("wb") as file:
+        claim(file)
+        with pytest.raises(ValueError, match=r"rows-1.part exists already"):
+            evaluate_recipe(_options(key_frames, tmp_path))
+
+
+@pytest.mark.parametrize(("in_graph", "size"), [(False, (3, 128, 352)), (True, (900, 1600, 3))])
+def test_an_exported_model_is_given_the_images_that_it_takes(key_frames, tmp_path, monkeypatch, in_graph, size) -> None:
+    given = []
+    nothing = Detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    exported = SimpleNamespace(
+        recipe=get_recipe("bevdet-tiny"),
+        device=torch.device("cpu"),
+        manifest=SimpleNamespace(preprocessing=SimpleNamespace(in_graph=in_graph), batch=1),
+        predict=lambda images, rig: given.append(images) or [nothing],
+    )
+    monkeypatch.setitem(sys.modules, "bev_deploy", SimpleNamespace(load=lambda *_, **__: exported))
+    evaluate_recipe(_options(key_frames, tmp_path / "out", untrained=False, model=Path("export")))
+    assert given[0].shape == (1, 1, 6, *size)
+    assert given[0].dtype == (torch.uint8 if in_graph else torch.float32)
 
 
 @pytest.mark.parametrize(

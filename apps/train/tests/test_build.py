@@ -10,7 +10,7 @@ import torch
 
 from bev_nuscenes import DataOptions
 from bev_train.build import build_data
-from bev_train.resolve import resolve_recipe, training_split
+from bev_train.resolve import resolve_recipe
 from bev_zoo import get_recipe
 
 KEY_FRAMES = Path(__file__).resolve().parents[4] / "shared" / "data" / "nuscenes-keyframes"
@@ -39,19 +39,6 @@ def test_options_change_the_recipe(tiny_options) -> None:
 
 def test_milestones_asked_for_are_not_stretched(tiny_options) -> None:
     assert resolve_recipe(tiny_options(epochs=48, milestones=(10,))).training.milestones == (10,)
-
-
-@pytest.mark.parametrize(
-    ("version", "split", "expected"),
-    [("v1.0-mini", None, "mini_train"), ("v1.0-trainval", None, "train"), ("v1.0-mini", "mini_val", "mini_val")],
-)
-def test_split(version, split, expected) -> None:
-    assert training_split(DataOptions(root="x", version=version, split=split)) == expected
-
-
-def test_the_test_set_has_no_training_split() -> None:
-    with pytest.raises(ValueError, match=r"no training split is known for version v1.0-test.*--data.split"):
-        training_split(DataOptions(root="x", version="v1.0-test"))
 
 
 @pytest.mark.skipif(not KEY_FRAMES.is_dir(), reason=f"needs the real key frames in {KEY_FRAMES}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from bev_nuscenes import (
+    OCCUPANCY_SHAPE,
     BevAugmentation,
     DataError,
     Draw,
@@ -18,6 +20,7 @@ from bev_nuscenes import (
     UnreadableFileError,
     build_index,
     collate,
+    read_occupancy,
 )
 
 
@@ -54,6 +57,25 @@ def test_the_next_readable_sample_stands_in(index, place, options, damage):
     assert torch.equal(sample.images, split[Draw(2, epoch=4, repeat=2)].images)
     assert (split.faults.count, split.faults.files) == (1, [str(path)])
     assert split.faults.report() == (f"1 times a sample was replaced, because 1 files could not be read:\n  {path}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mask_lidar": None}, "lacks mask_lidar"),
+        ({"mask_camera": np.zeros((2, 2), bool)}, "has a mask of"),
+        ({"semantics": np.full(OCCUPANCY_SHAPE, 99, np.uint8)}, "unknown labels 99"),
+    ],
+)
+def test_so_it_does_for_occupancy_with_wrong_content(index, change, told):
+    path = index.occupancy_path(1)
+    arrays = {**read_occupancy(path)._asdict(), **change}
+    path.unlink()
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    split = dataset(index, with_occupancy=True, bev_augmentation=BevAugmentation())
+    with pytest.warns(UserWarning, match=rf"{told}.*its samples are replaced"):
+        assert split[1].token == "scene-0061-2"
+    assert split.faults.files == [str(path)]
 
 
 def test_a_missing_frame_costs_every_sample_that_looks_back_at_it(index):

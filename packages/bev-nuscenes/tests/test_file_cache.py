@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from bev_nuscenes import FileCache
+from bev_nuscenes.unfinished import claim
 
 
 def content(number: int) -> bytes:
@@ -62,6 +64,23 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     cache = FileCache(tmp_path / "file", 100_000)
     with pytest.warns(UserWarning, match=r"no copy of s3://b/1 is kept in .*file: Not a directory"):
         cache.put("s3://b/1", content(1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows files in use in another way")
+def test_what_killed_processes_left_goes_when_room_is_made(tmp_path):
+    cache = FileCache(tmp_path, 10_000)
+    for number in range(9):
+        cache.put(f"s3://b/{number}", content(number))
+    left, young, claimed = (cache._path("s3://b/0").with_name(f"{name}.part") for name in ("left", "young", "claimed"))
+    for path in (left, young, claimed):
+        path.write_bytes(b"half")
+    for path in (left, claimed):
+        os.utime(path, (0, 0))
+    with claimed.open("rb") as file:
+        claim(file)
+        cache.put("s3://b/9", content(9))
+    assert not left.exists() and young.exists() and claimed.exists()
+    assert cache.get("s3://b/9") == content(9)
 
 
 def _fill(folder: Path, first: int) -> None:

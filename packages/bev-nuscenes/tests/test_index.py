@@ -263,3 +263,27 @@ def test_a_cached_index_needs_no_devkit_and_building_says_what_to_install(tiny_r
 def test_importing_the_package_imports_no_devkit():
     code = "import sys, bev_nuscenes; sys.exit('nuscenes' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize(
+    ("version", "split", "training", "evaluation"),
+    [
+        ("v1.0-mini", None, "mini_train", "mini_val"),
+        ("v1.0-trainval", None, "train", "val"),
+        ("own", None, "train", "val"),
+        ("v1.0-mini", "mini_val", "mini_val", "mini_val"),
+        ("v2.0", "monday", "monday", "monday"),
+    ],
+)
+def test_usual_splits(version, split, training, evaluation):
+    options = DataOptions(root="x", version=version, split=split)
+    assert (options.training_split, options.evaluation_split) == (training, evaluation)
+
+
+def test_what_no_split_is_known_for():
+    test = DataOptions(root="x", version="v1.0-test")
+    assert test.evaluation_split == "test"
+    with pytest.raises(ValueError, match=r"no training split is known for version v1.0-test.*--data.split"):
+        _ = test.training_split
+    with pytest.raises(ValueError, match=r"no validation split is known for version v2.0.*--data.split"):
+        _ = DataOptions(root="x", version="v2.0").evaluation_split

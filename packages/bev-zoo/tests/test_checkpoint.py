@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def test_what_is_saved_is_loaded(model: Detector, tmp_path: Path) -> None:
     assert read_recipe_name(tmp_path / "model.safetensors") == "bevdet-tiny"
     assert read_input_size(tmp_path / "model.safetensors") == SIZE
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_what_cannot_be_written_leaves_the_folder_as_it_was(model: Detector, tmp_path: Path, monkeypatch) -> None:
+    def disk_full(tensors, file: Path, metadata) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "model.safetensors").write_bytes(b"the one before")
+    monkeypatch.setattr("bev_zoo.checkpoint.save_file", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(model, tmp_path / "model.safetensors")
+    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("model.safetensors", b"the one before")]
 
 
 def test_a_parallel_prefix_falls_away(model: Detector) -> None:

@@ -20,7 +20,6 @@ from bev_zoo import Recipe, get_recipe
 
 __all__ = ["measure_data"]
 
-_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "v1.0-test": "test", "own": "train"}
 _NOTES = (
     "a round reads all samples through a DataLoader whose workers stay alive; after the warm-up the files are in the "
     "page cache, so disks are not measured",
@@ -152,10 +151,8 @@ def _dataset(index: NuscenesIndex, options: DataBenchOptions, recipe: Recipe, **
 
 
 def _split(data: DataOptions) -> str:
-    split = data.split or _SPLITS.get(data.version)
-    if split is None:
-        raise ValueError(f"no split is known for version {data.version}: name one with --data.split")
-    return split
+    """What most images are in."""
+    return data.evaluation_split if data.version == "v1.0-test" else data.training_split
 
 
 def _row(recipe: Recipe, reader: _Reader, time: Times, first: tuple[_Reader, Times]) -> Row:

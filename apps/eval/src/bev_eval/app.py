@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bev_eval.earlier import remove_earlier
 from bev_eval.models import Predictor, load_model, takes_raw_images
-from bev_eval.options import EvalOptions, check_options, check_recipe, evaluation_split
+from bev_eval.options import EvalOptions, check_options, check_recipe
 from bev_eval.predict import Prediction, groups_of, predict_split
 from bev_eval.processes import Processes, gathered, joined
 from bev_nuscenes import (
@@ -83,7 +83,7 @@ def _evaluate_share(options: EvalOptions, processes: Processes) -> Evaluation:
 
 def _open_split(options: EvalOptions, model: Predictor) -> NuscenesDataset:
     """The split to predict; an occupancy split without ground truth is noticed now, not after hours of predicting."""
-    split = evaluation_split(options.data)
+    split = options.data.evaluation_split
     dataset = NuscenesDataset(
         open_index(options.data),
         split,

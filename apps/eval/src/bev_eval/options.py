@@ -14,9 +14,7 @@ from bev_nuscenes import DataOptions
 if TYPE_CHECKING:
     from bev_zoo import Recipe
 
-__all__ = ["EvalOptions", "check_options", "check_recipe", "evaluation_split"]
-
-_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test", "own": "val"}
+__all__ = ["EvalOptions", "check_options", "check_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ class EvalOptions:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.out or Path("runs") / f"eval-{self.recipe}-{evaluation_split(self.data)}"
+        return self.out or Path("runs") / f"eval-{self.recipe}-{self.data.evaluation_split}"
 
 
 def check_options(options: EvalOptions) -> None:
@@ -128,15 +126,3 @@ def check_recipe(options: EvalOptions, recipe: Recipe) -> None:
         raise ValueError(f"--ray-iou is about voxels, and {recipe.name} predicts boxes: leave it out")
     if options.stream and recipe.frames == 1:
         raise ValueError(f"--stream needs a recipe with history, and {recipe.name} sees one frame: leave it out")
-
-
-def evaluation_split(data: DataOptions) -> str:
-    """The split to evaluate: the one asked for, else the official validation (or test) split of the version.
-
-    Raises:
-        ValueError: no such split is known for the version.
-    """
-    split = data.split or _SPLITS.get(data.version)
-    if split is None:
-        raise ValueError(f"no validation split is known for version {data.version}: name one with --data.split")
-    return split

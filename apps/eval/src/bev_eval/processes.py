@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from bev_nuscenes.unfinished import claim
+
 __all__ = ["ProcessError", "Processes", "gathered", "joined"]
 
 _T = TypeVar("_T")
@@ -98,9 +100,11 @@ def gathered(rows: Iterable[_T], sizes: Sequence[int], folder: Path, processes: 
     paths = [folder / f".rows-{rank}.part" for rank in range(processes.count)]
     try:
         with paths[processes.rank].open("wb") as file:
+            claim(file)
             for row in rows:
                 pickle.dump(row, file, protocol=pickle.HIGHEST_PROTOCOL)
-        processes.wait_for_all()
+            file.flush()
+            processes.wait_for_all()
         if processes.is_main:
             yield from _interleaved(paths, sizes)
     finally:

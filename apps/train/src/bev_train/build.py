@@ -7,17 +7,18 @@ from dataclasses import replace
 from bev_nuscenes import ClassBalancedSampler, EpochSampler, ImageAugmentation, NuscenesDataset, open_index
 from bev_train.data import TrainingData
 from bev_train.options import TrainOptions
-from bev_train.resolve import training_split, validation_split
 from bev_zoo import Recipe
 
 __all__ = ["build_data"]
+
+_PATIENCE_S = 1800.0  # the slowest first batch of a remote data set takes minutes
 
 
 def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
     """The training split with the recipe's augmentation and sampling, and the validation split if the run validates."""
     dataset = NuscenesDataset(
         open_index(options.data),
-        training_split(options.data),
+        options.data.training_split,
         input_size=recipe.input_size,
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation if options.augment else _at_rest(recipe.image_augmentation),
@@ -39,7 +40,7 @@ def build_data(options: TrainOptions, recipe: Recipe) -> TrainingData:
         batch_size=recipe.training.batch_size,
         accumulate=options.accumulate,
         workers=options.workers,
-        worker_timeout=options.worker_timeout or 0,
+        worker_timeout=options.worker_timeout or _PATIENCE_S,
         validation=_validation(options, recipe),
     )
 
@@ -50,7 +51,7 @@ def _validation(options: TrainOptions, recipe: Recipe) -> NuscenesDataset | None
         return None
     return NuscenesDataset(
         open_index(options.data),
-        validation_split(options.data),
+        replace(options.data, split=None).evaluation_split,
         input_size=recipe.input_size,
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation,

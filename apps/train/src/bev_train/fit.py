@@ -202,7 +202,7 @@ class _Weights:
 
 def _write_weights(weights: _Weights, path: Path, recorded: dict[str, str]) -> None:
     finished = path.with_name(path.name + ".new")
-    with saving(path, finished, path.with_name(path.name + ".new.partial")):  # save_checkpoint writes to the latter
+    with saving(path, finished):
         save_checkpoint(weights, finished, recorded)
         replace_durably(finished, path)
 

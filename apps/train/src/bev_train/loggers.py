@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from bev_train.metrics_csv import MetricsCsv
 from bev_train.run_folder import RunFolder
@@ -20,8 +21,10 @@ _PROJECT = "bevkit"
 def build_loggers(names: tuple[str, ...], folder: RunFolder) -> list[Logger]:
     """The loggers of a run. A resumed run goes on in the same files and the same run of wandb; mlflow gets another run.
 
+    Only the first of several processes logs: the others have none, so that they do not make MLflow's data base, too.
+
     Raises:
-        ValueError: an unknown name, or a logger whose package is not installed.
+        ValueError: an unknown name, or a logger whose package is not installed or that cannot be written to.
     """
     makers: dict[str, Callable[[RunFolder], Logger]] = {
         "csv": lambda folder: MetricsCsv(folder.metrics, first_step=folder.step),
@@ -32,6 +35,8 @@ def build_loggers(names: tuple[str, ...], folder: RunFolder) -> list[Logger]:
     unknown = [name for name in names if name not in makers]
     if unknown:
         raise ValueError(f"--loggers must be among {', '.join(makers)}, got {', '.join(unknown)}")
+    if rank_zero_only.rank != 0:
+        return []
     return [_made(makers[name], name, folder) for name in dict.fromkeys(names)]
 
 
@@ -54,8 +59,15 @@ def _wandb(folder: RunFolder) -> Logger:
 
 def _mlflow(folder: RunFolder) -> Logger:
     """The server is that of MLFLOW_TRACKING_URI, else a data base in the run folder."""
+    from mlflow.exceptions import MlflowException  # here, because few have it
+
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.path.resolve() / 'mlflow.db'}"
-    return MLFlowLogger(_PROJECT, run_name=folder.path.name, tracking_uri=uri)
+    try:
+        logger = MLFlowLogger(_PROJECT, run_name=folder.path.name, tracking_uri=uri)
+        assert logger.run_id  # begins the run, before hours are spent on what cannot be logged
+    except MlflowException as error:
+        raise ValueError(f"--loggers mlflow cannot log to {uri} (MLFLOW_TRACKING_URI): {error}") from error
+    return logger
 
 
 def _run_id(folder: RunFolder) -> str:

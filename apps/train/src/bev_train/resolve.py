@@ -1,18 +1,14 @@
-"""The recipe and the split that follow from the options of a run."""
+"""The recipe that follows from the options of a run."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
 
-from bev_nuscenes import DataOptions
 from bev_train.options import TrainOptions
 from bev_zoo import Recipe, get_recipe
 
-__all__ = ["resolve_recipe", "training_split", "validation_split"]
-
-_TRAINING_SPLITS = {"v1.0-mini": "mini_train", "v1.0-trainval": "train", "own": "train"}
-_VALIDATION_SPLITS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "own": "val"}
+__all__ = ["resolve_recipe"]
 
 
 def resolve_recipe(options: TrainOptions) -> Recipe:
@@ -41,29 +37,6 @@ def resolve_recipe(options: TrainOptions) -> Recipe:
     if options.class_balanced != "recipe":
         changes["class_balanced"] = options.class_balanced == "on"
     return replace(recipe, training=replace(recipe.training, **changes))
-
-
-def training_split(data: DataOptions) -> str:
-    """The split to train on: the one asked for, else the official training split of the version.
-
-    Raises:
-        ValueError: the version has no split with annotations that is known here.
-    """
-    split = data.split or _TRAINING_SPLITS.get(data.version)
-    if split is None:
-        raise ValueError(f"no training split is known for version {data.version}: name one with --data.split")
-    return split
-
-
-def validation_split(data: DataOptions) -> str:
-    """The official validation split of the version.
-
-    Raises:
-        ValueError: none is known here.
-    """
-    if data.version not in _VALIDATION_SPLITS:
-        raise ValueError(f"no validation split is known for version {data.version}: leave out --validate-every-epochs")
-    return _VALIDATION_SPLITS[data.version]
 
 
 def _check_ranges(options: TrainOptions) -> None:

@@ -6,11 +6,14 @@ import hashlib
 import os
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from .unfinished import claim, remove_abandoned
 
 if sys.platform != "win32":
     import fcntl
@@ -19,6 +22,7 @@ __all__ = ["FileCache"]
 
 _DIGEST = 32  # bytes of SHA-256 in front of every copy
 _KEPT = 0.9  # of the bound, after room was made
+_ABANDONED = 600.0  # seconds after which a file that is still being written may be one of a killed process
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class FileCache:
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(hashlib.sha256(data).digest() + data)
+            with temporary.open("wb") as file:
+                claim(file)
+                file.write(hashlib.sha256(data).digest() + data)
             with self._total() as total:
                 # Room first: the folder never holds more than it may.
                 length = _DIGEST + len(data)
@@ -78,6 +84,7 @@ class FileCache:
 
     def _make_room(self, wanted: int) -> int:
         """Delete the oldest copies until ``wanted`` bytes fit well; the bytes that are left."""
+        remove_abandoned(self._old_parts())
         found = sorted((facts.st_mtime_ns, facts.st_size, path) for path, facts in self._copies())
         used = sum(size for _, size, _ in found)
         for _, size, path in found:
@@ -91,6 +98,12 @@ class FileCache:
         for path in self.folder.glob("??/*"):
             if path.suffix != ".part":
                 yield path, path.stat()
+
+    def _old_parts(self) -> Iterator[Path]:
+        for path in self.folder.glob("??/*.part"):
+            with suppress(OSError):  # finished meanwhile
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    yield path
 
     @contextmanager
     def _total(self) -> Iterator[_Number]:

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, UnreadableFileError
 from .remote import DataPath
+from .unfinished import claim
 
 if sys.platform != "win32":
     import fcntl
@@ -134,6 +135,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open(mode) as file:
+            claim(file)
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -9,6 +9,7 @@ Strings are arrays of ASCII bytes.
 
 from __future__ import annotations
 
+import glob
 import json
 import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,6 +22,7 @@ from .errors import DataError
 from .files import atomic_write
 from .remote import DataPath, RemoteAccess, data_path
 from .taxonomy import CAMERAS, CLASSES
+from .unfinished import remove_abandoned
 
 __all__ = ["FORMAT", "BoxTable", "CameraTable", "FrameTable", "IndexInfo", "LidarTable", "NuscenesIndex", "SceneTable"]
 
@@ -204,8 +206,10 @@ class NuscenesIndex:
 
     def save(self, path: str | Path) -> None:
         """Write the index file; a reader sees the old file or the new one, never half of it."""
+        path = Path(path)
+        remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
         info = np.frombuffer(json.dumps(asdict(self.info)).encode(), dtype=np.uint8)
-        with atomic_write(Path(path), "wb") as file:
+        with atomic_write(path, "wb") as file:
             np.savez(file, info=info, **_flatten(self))
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import DataError
+from .errors import DataError, UnreadableFileError
 from .files import read_arrays
 from .remote import DataPath, data_path
 
@@ -75,7 +75,7 @@ def read_occupancy(path: str | DataPath) -> OccupancyTruth:
     """Ground truth of one key frame, ``gts/SCENE/TOKEN/labels.npz``.
 
     Raises:
-        DataError: the file is missing or damaged, lacks an array, or has a wrong shape or an unknown label.
+        UnreadableFileError: the file is missing or damaged, lacks an array, or has a wrong shape or an unknown label.
     """
     path = data_path(path)
     arrays = read_arrays(
@@ -84,15 +84,10 @@ def read_occupancy(path: str | DataPath) -> OccupancyTruth:
         "download the folder gts of Occ3D-nuScenes (CVPR 2023 occupancy challenge) and put it into the data root, "
         "beside samples",
     )
-    missing = [name for name in OccupancyTruth._fields if name not in arrays]
-    if missing:
-        raise DataError(f"occupancy file {path} lacks {', '.join(missing)}; fetch it again from Occ3D-nuScenes")
-    masks = [arrays[name] for name in ("mask_lidar", "mask_camera")]
-    for mask in masks:
-        if mask.shape != OCCUPANCY_SHAPE:
-            raise DataError(f"occupancy file {path} has a mask of {mask.shape}, wanted {OCCUPANCY_SHAPE}")
-    semantics = check_occupancy(arrays["semantics"], f"occupancy file {path}")
-    return OccupancyTruth(semantics, *(mask.astype(bool) for mask in masks))
+    try:
+        return _truth(arrays, f"occupancy file {path}")
+    except DataError as error:
+        raise UnreadableFileError(str(error), str(path)) from None
 
 
 def check_occupancy(labels: np.ndarray, where: str) -> np.ndarray:
@@ -111,3 +106,15 @@ def check_occupancy(labels: np.ndarray, where: str) -> np.ndarray:
         found = ", ".join(f"{value} ({count}x)" for value, count in zip(values[unknown], counts[unknown], strict=True))
         raise DataError(f"{where} has unknown labels {found}; labels are 0 to {FREE}")
     return labels.astype(np.uint8)
+
+
+def _truth(arrays: dict[str, np.ndarray], where: str) -> OccupancyTruth:
+    missing = [name for name in OccupancyTruth._fields if name not in arrays]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; fetch it again from Occ3D-nuScenes")
+    masks = [arrays[name] for name in ("mask_lidar", "mask_camera")]
+    for mask in masks:
+        if mask.shape != OCCUPANCY_SHAPE:
+            raise DataError(f"{where} has a mask of {mask.shape}, wanted {OCCUPANCY_SHAPE}")
+    semantics = check_occupancy(arrays["semantics"], where)
+    return OccupancyTruth(semantics, *(mask.astype(bool) for mask in masks))

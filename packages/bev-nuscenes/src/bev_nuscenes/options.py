@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .faults import OnError
 from .file_cache import FileCache
 from .remote import RemoteAccess
 
 __all__ = ["DataOptions"]
+
+
+class _Splits(NamedTuple):
+    training: str | None  # None: no annotations
+    evaluation: str
+
+
+_USUAL_SPLITS = {
+    "v1.0-mini": _Splits("mini_train", "mini_val"),
+    "v1.0-trainval": _Splits("train", "val"),
+    "v1.0-test": _Splits(None, "test"),
+    "own": _Splits("train", "val"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +36,8 @@ class DataOptions:
         version: v1.0-mini, v1.0-trainval or v1.0-test; own for data of your own, see docs/own-data.md.
         split: official split, such as mini_train or val; None: what the program usually takes.
         index: index file; None: a file in the user's cache folder. Built when missing and when the tables change.
-        on_error: an unreadable image or LiDAR file stops the program (raise), or another sample is trained on (skip).
+        on_error: an unreadable image, LiDAR or occupancy file stops the program (raise), or another sample is trained
+            on (skip).
         image_cache_gb: memory for images that are needed again, GB per training process; None: what evaluating a
             sequence needs.
         cache: folder for copies of remote files; None: none are kept.
@@ -37,6 +52,32 @@ class DataOptions:
     image_cache_gb: float | None = None
     cache: Path | None = None
     cache_gb: float = 50.0
+
+    @property
+    def training_split(self) -> str:
+        """The split to train on: the one asked for, else the usual one of the version.
+
+        Raises:
+            ValueError: the version has none with annotations that is known here.
+        """
+        usual = _USUAL_SPLITS.get(self.version)
+        split = self.split or (usual and usual.training)
+        if split is None:
+            raise ValueError(f"no training split is known for version {self.version}: name one with --data.split")
+        return split
+
+    @property
+    def evaluation_split(self) -> str:
+        """The split to evaluate: the one asked for, else the usual validation (or test) split of the version.
+
+        Raises:
+            ValueError: none is known for the version.
+        """
+        usual = _USUAL_SPLITS.get(self.version)
+        split = self.split or (usual and usual.evaluation)
+        if split is None:
+            raise ValueError(f"no validation split is known for version {self.version}: name one with --data.split")
+        return split
 
     @property
     def image_cache_bytes(self) -> int | None:

@@ -104,8 +104,12 @@ def save_checkpoint(model: Detector, path: str | Path, metadata: Mapping[str, st
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     recorded = {"format": _FORMAT, "recipe": model.recipe.name, "input_size": json.dumps(model.recipe.input_size)}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={**recorded, **(metadata or {})})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata={**recorded, **(metadata or {})})
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(model: Detector, source: str | Path | Mapping[str, Tensor]) -> None:
