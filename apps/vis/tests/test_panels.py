@@ -1,6 +1,7 @@
 """Pictures have the right colours where the geometry says so."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from bev_nuscenes import CAMERAS, CLASSES
 from bev_vis.compose import render_frame
 from bev_vis.frame import Boxes, Camera, Frame
 from bev_vis.geometry import transform_points
-from bev_vis.inner import DepthView, InnerView
+from bev_vis.inner import DepthView, HeatmapView, InnerView
 from bev_vis.page import Layout
 from bev_vis.palette import COLOUR_BLIND, NUSCENES
 from bev_vis.panels import box_label, within_range
@@ -188,6 +189,17 @@ def test_points_show_on_the_map(frame):
     scale = Layout().map_side / 2 / 51.2
     np.testing.assert_allclose(changed.mean(axis=0), [(51.2 - 20.3) * scale, (51.2 + 7.2) * scale], atol=1.5)
     assert len(changed) <= 4
+
+
+def test_the_heatmap_lies_where_its_cells_are(frame):
+    probability = np.zeros((8, 8))
+    probability[7, 7] = 1.0  # ahead on the left: from 38.4 to 51.2 m both ways
+    view = HeatmapView(probability=probability, label=np.full((8, 8), CAR), lower=(-51.2, -51.2), upper=(51.2, 51.2))
+    panel = map_panel(render_frame(frame, boxes_at([]), inner=InnerView(heatmap=view)))
+    eighth = Layout().map_side / 8
+    assert all(has_colour(panel, *corner, ORANGE) for corner in product((4, eighth - 4), repeat=2))
+    assert not has_colour(panel, eighth + 6, 4, ORANGE)
+    assert not has_colour(panel, 4, eighth + 6, ORANGE)
 
 
 def test_pictures_of_another_shape_keep_it(frame, tmp_path):

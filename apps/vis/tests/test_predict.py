@@ -1,5 +1,9 @@
 """A checkpoint, run on the spot, draws what the model itself says of that sample."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +12,9 @@ from PIL import Image
 from bev_lss import CameraRig
 from bev_nuscenes import CAMERAS, DataOptions, NuscenesDataset, collate
 from bev_vis.__main__ import main
-from bev_vis.predict import load_checkpoint_model
+from bev_vis.predict import load_checkpoint_model, load_exported_model
 from bev_vis.source import open_source
-from bev_zoo import Detections, create_model, save_checkpoint
+from bev_zoo import Detections, create_model, get_recipe, save_checkpoint
 
 RECIPE = "bevdet-tiny"
 POINT_DEPTH_M = 20 * np.cos(np.radians(20))  # the one LiDAR point, 20 m to the left, seen by a camera 110 deg left
@@ -82,6 +86,21 @@ def test_a_model_is_run_at_the_size_it_was_trained_at(world, tmp_path, monkeypat
 _NOTHING = Detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.long))
 
 
+@pytest.mark.parametrize(("in_graph", "size"), [(False, (3, 128, 352)), (True, (90, 160, 3))])
+def test_an_exported_model_is_given_the_images_that_it_takes(world, monkeypatch, in_graph, size):
+    given = []
+    exported = SimpleNamespace(
+        recipe=get_recipe(RECIPE),
+        device=torch.device("cpu"),
+        manifest=SimpleNamespace(preprocessing=SimpleNamespace(in_graph=in_graph)),
+        predict=lambda images, rig: given.append(images) or [_NOTHING],
+    )
+    monkeypatch.setitem(sys.modules, "bev_deploy", SimpleNamespace(load=lambda *_, **__: exported))
+    load_exported_model(open_source(DataOptions(root=str(world))), RECIPE, Path("export"), "onnxruntime", "cpu")(0)
+    assert given[0].shape == (1, 1, 6, *size)
+    assert given[0].dtype == (torch.uint8 if in_graph else torch.float32)
+
+
 @pytest.fixture(scope="module")
 def history_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / "tiny-4d.safetensors"
@@ -102,6 +121,19 @@ def test_layers_show_depth_and_history(world, history_checkpoint):
     np.testing.assert_allclose(history.before, history.now, atol=1e-4)
     np.testing.assert_allclose(history.difference, 0, atol=1e-4)
     assert history.now.max() > 0
+
+
+def test_the_heatmap_is_the_surest_of_all_classes(world, model, checkpoint):
+    source = open_source(DataOptions(root=str(world)))
+    running = load_checkpoint_model(source, None, checkpoint, "cpu", ("heatmap",))
+    heatmap, batch = running(1).inner.heatmap, collate([running.data[1]])
+    with torch.no_grad():
+        outputs = model.eval()(batch.images, CameraRig(**batch.cameras))
+    classes_yx = torch.cat([output.heatmap[0] for output in outputs]).sigmoid().numpy()
+    np.testing.assert_allclose(heatmap.probability, classes_yx.max(axis=0).T, atol=1e-5)
+    chosen = np.take_along_axis(classes_yx, heatmap.label.T[None], axis=0)[0]
+    np.testing.assert_allclose(chosen, heatmap.probability.T, atol=1e-5)
+    assert (heatmap.lower, heatmap.upper) == (model.head.grid.lower[:2], model.head.grid.upper[:2])
 
 
 def test_a_picture_has_the_layers(world, history_checkpoint, tmp_path):

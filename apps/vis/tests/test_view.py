@@ -12,6 +12,7 @@ from PIL import Image
 from bev_nuscenes import CLASSES, FREE, OCCUPANCY_SHAPE, DataOptions
 from bev_vis.__main__ import main
 from bev_vis.frame import Boxes
+from bev_vis.inner import HeatmapView
 from bev_vis.palette import NUSCENES
 from bev_vis.predictions import Prediction
 from bev_vis.scene import MAX_BOXES, MAX_FACES, MAX_POINTS, build_scene, voxel_cubes
@@ -59,6 +60,17 @@ def test_cameras_look_where_they_should(frame):
     directions = [shape.positions[1:].mean(axis=0) - shape.positions[0] for shape in shapes]
     yaws = np.degrees([np.arctan2(y, x) for x, y, _ in directions])
     np.testing.assert_allclose(np.abs(yaws), [55, 0, 55, 110, 180, 110], atol=1)
+
+
+def test_the_ground_is_painted_where_centres_are_likely(frame):
+    probability, label = np.full((4, 8), 0.1), np.zeros((4, 8), np.int64)  # 0.1: what an untrained head says everywhere
+    probability[3, 0], label[3, 0] = 0.55, CAR
+    heatmap = HeatmapView(probability=probability, label=label, lower=(-20.0, -40.0), upper=(20.0, 40.0))
+    scene = build_scene(frame, None, None, np.zeros((0, 3)), NUSCENES, images=False, heatmap=heatmap)
+    (cell,) = scene.layer("heatmap").shapes
+    np.testing.assert_allclose(cell.positions[:, :2], [(10, -40), (20, -40), (20, -30), (10, -30)])
+    half_white = (1 + np.array(NUSCENES.classes[CAR])) / 2
+    np.testing.assert_allclose(cell.colours, np.tile(half_white, (4, 1)))
 
 
 def test_a_voxel_is_six_faces_and_two_neighbours_share_none():
@@ -150,8 +162,10 @@ def test_voxels_have_no_worst_frame_and_are_not_read_to_find_one(source):
 def test_layers_hide_and_the_threshold_drops_boxes(browser):
     browser.toggle("points")
     assert "points" not in [layer.name for layer in browser.scene().layers]
+    assert browser.scene().messages == ("hidden: points",)
     browser.toggle("points")
     assert "points" in [layer.name for layer in browser.scene().layers]
+    assert browser.scene().messages == ()
     assert browser.scene().layer("predictions").shapes
     for _ in range(5):
         browser.change_threshold(1)

@@ -103,9 +103,7 @@ class TrainOptions:
     max_skipped_steps: int = 3
     """Leave out at most so many optimiser steps in a row whose loss or gradient is not finite, then save and stop; the
     gradient scaler of 16-mixed may leave out 20 more."""
-    worker_timeout: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 1800)")
-    ] = None
+    worker_timeout: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 1800)")] = None
     """Save and stop when the loading workers give no batch for so long, seconds."""
 
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")

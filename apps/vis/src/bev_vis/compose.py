@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,7 +15,7 @@ from bev_nuscenes.geometry import invert_pose
 from . import palette
 from .frame import Boxes, Camera, Frame
 from .inner import DepthView, InnerView
-from .layers import blend_depth, depth_caption, depth_legend, draw_depth_errors, draw_history
+from .layers import blend_depth, depth_caption, depth_legend, draw_depth_errors, draw_heatmap, draw_history
 from .page import Layout, Page
 from .palette import NUSCENES, Palette
 from .panels import boxes_in_camera, draw_bev, draw_camera, points_in_map, within_range
@@ -49,7 +50,9 @@ def render_frame(
             for boxes in (predicted, true)
         )
         add_camera(page, position, camera, *in_camera, colours, labels, inner.depth)
-    _add_maps(page, predicted, true, frame, range_m, colours, beside, labels)
+    map_axes = _add_maps(page, predicted, true, frame, range_m, colours, beside, labels)
+    if inner.heatmap is not None:
+        draw_heatmap(map_axes, inner.heatmap, colours)
     if inner.history is not None:
         draw_history(page, layout.narrow, inner.history)
     depth_entries = [] if inner.depth is None else list(depth_legend())
@@ -93,16 +96,19 @@ def _add_maps(
     colours: Palette,
     beside: bool,
     labels: bool,
-) -> None:
+) -> Axes:
+    """The map, or the two; returns that of the predictions."""
     points, none = points_in_map(frame.points, range_m), np.zeros(0, np.intp)
     if not beside:
-        draw_bev(page.axes(page.layout.map), predicted, true, points, range_m, colours, labels)
-        return
+        axes = page.axes(page.layout.map)
+        draw_bev(axes, predicted, true, points, range_m, colours, labels)
+        return axes
     for position, (shown, there, title) in enumerate(
         ((true[none], true, "ground truth"), (predicted, true[none], "prediction"))
     ):
         axes = page.axes(page.layout.panel(position))
         draw_bev(axes, shown, there, points, range_m, colours, labels, title)
+    return axes
 
 
 def _legend_entries(predicted: Boxes, true: Boxes, colours: Palette) -> Iterator[Line2D]:

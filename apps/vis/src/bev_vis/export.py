@@ -12,7 +12,7 @@ from bev_nuscenes.command_line import progress
 
 from .options import ExportOptions, check_predictions
 from .paths import check_writable
-from .scene import Lines, Points, Scene3d, Shape
+from .scene import EYE, TARGET, Lines, Points, Scene3d, Shape
 from .view import Browser, open_browser
 
 _SUFFIXES = {"rerun": ".rrd", "viser": ".viser"}
@@ -90,6 +90,7 @@ def _write_viser(path: Path, scenes: Iterator[Scene3d]) -> None:
     with redirect_stdout(io.StringIO()):  # it greets, and our stdout names files
         server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
     try:
+        server.initial_camera.position, server.initial_camera.look_at = EYE, TARGET
         recorder, shown = server.get_scene_serializer(), {}
         for scene in scenes:
             drawn = {

@@ -1,4 +1,4 @@
-"""What a detector makes on its way to boxes: depth of the images, and maps of now and of the frame before.
+"""What a detector makes on its way to boxes: depth of the images, maps of now and of the frame before, heatmaps.
 
 Shapes: N cameras, H x W network-input pixels, h x w feature pixels, D depth bins, grid Y x X.
 """
@@ -9,14 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from bev_heads import CenterOutput
 from bev_lss import depth_labels
 from bev_nuscenes import Batch
 from bev_zoo import Detector
 
 from .geometry import Array
+
+_PRIOR = 0.1
+"""What a head that has learnt nothing says of every cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +44,27 @@ class HistoryView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeatmapView:
+    """How surely the centre of an object lies in a cell of the map."""
+
+    probability: Array  # (X,Y) of the likeliest class, 0 to 1
+    label: NDArray[np.int64]  # (X,Y) that class
+    lower: tuple[float, float]  # x, y where cell (0, 0) starts, metres
+    upper: tuple[float, float]  # x, y where the last cell ends, metres
+
+    @property
+    def strength(self) -> Array:  # (X,Y)
+        """0 where nothing is likelier than a fresh head has it, to 1."""
+        return np.clip((self.probability - _PRIOR) / (1 - _PRIOR), 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InnerView:
-    """What was asked for of the two."""
+    """What was asked for of the three."""
 
     depth: DepthView | None = None
     history: HistoryView | None = None
+    heatmap: HeatmapView | None = None
 
 
 class Observer:
@@ -53,6 +74,7 @@ class Observer:
         self.model = model
         self._depths: list[Tensor] = []
         self._maps: Tensor | None = None
+        self._centers: list[CenterOutput] | Tensor | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -60,6 +82,7 @@ class Observer:
         hooks = (
             self.model.view_transform.register_forward_hook(lambda _, __, output: self._depths.append(output[1])),
             self.model.bev_encoder.register_forward_pre_hook(lambda _, inputs: setattr(self, "_maps", inputs[0])),
+            self.model.head.register_forward_hook(lambda _, __, output: setattr(self, "_centers", output)),
         )
         try:
             yield
@@ -86,6 +109,21 @@ class Observer:
         maps = self._maps[0].float().cpu().chunk(1 + recipe.temporal.history)
         now, before = (maps[-1], maps[-2]) if recipe.stereo else (maps[0], maps[1])
         return HistoryView(now=_lengths(now), before=_lengths(before), difference=_lengths(now - before))
+
+    def heatmap(self) -> HeatmapView | None:
+        """The heatmaps of all classes in one; None for a recipe that predicts voxels."""
+        if self.model.recipe.task == "occupancy":
+            return None
+        assert self._centers is not None
+        logits = torch.cat([output.heatmap[0] for output in self._centers]).float().cpu()  # (classes,Y,X)
+        probability, label = logits.sigmoid().max(dim=0)
+        grid = self.model.head.grid
+        return HeatmapView(
+            probability=probability.T.double().numpy(),
+            label=label.T.numpy(),
+            lower=grid.lower[:2],
+            upper=grid.upper[:2],
+        )
 
     def _lidar(self, batch: Batch, expected: Tensor) -> Array:
         if batch.depth is None:

@@ -1,4 +1,4 @@
-"""Depth over the camera pictures and maps of the history, drawn on axes or pixels that they are given."""
+"""Depth over the camera pictures, maps of the history and heatmaps, drawn on axes or pixels that they are given."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from .geometry import Array
-from .inner import DepthView, HistoryView
+from .inner import DepthView, HeatmapView, HistoryView
 from .page import Page, Rectangle
+from .palette import Palette
 from .panels import caption
 
 _DEPTH_COLOURS, _DEPTH_RANGE_M = "turbo_r", (2.0, 60.0)
@@ -91,6 +92,20 @@ def draw_history(page: Page, rectangle: Rectangle, history: HistoryView) -> None
         axes.imshow(_forward_up(cells), cmap="magma", norm=scale, interpolation="nearest")
         axes.set_axis_off()
         caption(axes, title)
+
+
+def draw_heatmap(axes: Axes, heatmap: HeatmapView, colours: Palette) -> None:
+    """The ground of a map in the colour of the likeliest class, the stronger the surer."""
+    (x_lower, y_lower), (x_upper, y_upper) = heatmap.lower, heatmap.upper
+    cells = np.concatenate([np.array(colours.classes)[heatmap.label], heatmap.strength[..., None]], axis=-1)
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(
+        _forward_up(cells),
+        extent=(-y_upper, -y_lower, x_lower, x_upper),  # the page has y to the left
+        interpolation="nearest",
+        zorder=0.5,
+    )
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _forward_up(cells: Array) -> Array:

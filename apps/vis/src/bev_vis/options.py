@@ -71,7 +71,8 @@ class RenderOptions(PredictionOptions):
     labels: bool = False
     """Write class, score and attribute at every box."""
     layers: tuple[Layer, ...] = ()
-    """With --checkpoint: expected depth over the images with its LiDAR error; feature maps of now and before."""
+    """With --checkpoint: expected depth over the images with its LiDAR error; feature maps of now and before; where the
+    model expects centres of objects, on the map."""
     all_voxels: bool = False
     """Draw also the cells that no camera sees, which evaluation leaves out."""
 

@@ -51,6 +51,7 @@ class Model:
         return found, InnerView(
             depth=observer.depth(batch) if "depth" in self.layers else None,
             history=observer.history() if "history" in self.layers else None,
+            heatmap=observer.heatmap() if "heatmap" in self.layers else None,
         )
 
 
@@ -80,7 +81,8 @@ def load_exported_model(source: Source, recipe: str | None, folder: Path, backen
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device {device}: an exported model runs on cpu or cuda")
     detector = load(folder, backend, recipe=recipe, device="cuda" if backend == "tensorrt" else device)
-    return Model(detector, _dataset(source, detector.recipe), detector.device)
+    raw_images = detector.manifest.preprocessing.in_graph
+    return Model(detector, _dataset(source, detector.recipe, raw_images=raw_images), detector.device)
 
 
 def _with_attributes(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Boxes:
@@ -89,7 +91,7 @@ def _with_attributes(boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) 
     return Boxes.from_ego(boxes, labels, scores, np.array([attribute_number(name) for name in names], np.int64))
 
 
-def _dataset(source: Source, recipe: Recipe, with_depth: bool = False) -> NuscenesDataset:
+def _dataset(source: Source, recipe: Recipe, *, with_depth: bool = False, raw_images: bool = False) -> NuscenesDataset:
     return NuscenesDataset(
         source.index,
         source.split,
@@ -97,6 +99,7 @@ def _dataset(source: Source, recipe: Recipe, with_depth: bool = False) -> Nuscen
         frames=recipe.frames,
         image_augmentation=recipe.image_augmentation,
         with_depth=with_depth,
+        images="raw" if raw_images else "exact",
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .options import PredictionOptions
     from .source import Source
 
-Layer = Literal["depth", "history"]
+Layer = Literal["depth", "history", "heatmap"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,19 @@ def find_results(path: Path) -> Path:
     raise ValueError(f"folder {path} holds neither results_nusc.json nor occupancy/TOKEN.npz: bev-eval writes them")
 
 
+def predicted_boxes(results: dict[str, Records], source: "Source") -> Predictions:
+    """The boxes of a submission that was read."""
+    return partial(_boxes, results, source.tokens)
+
+
+def predicted_voxels(folder: Path, source: "Source") -> Predictions:
+    """The voxels of a folder of TOKEN.npz."""
+    return partial(_voxels, folder, source.tokens)
+
+
 def _open_results(path: Path, source: "Source") -> Predictions:
     found = find_results(path)
-    if found.is_dir():
-        return partial(_voxels, found, source.tokens)
-    return partial(_boxes, read_submission(found), source.tokens)
+    return predicted_voxels(found, source) if found.is_dir() else predicted_boxes(read_submission(found), source)
 
 
 def _boxes(results: dict[str, Records], tokens: list[str], position: int) -> Prediction:

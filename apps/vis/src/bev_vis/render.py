@@ -51,6 +51,8 @@ def draw_frame(options: RenderOptions, source: Source, predictions: Predictions,
     frame = source.frame(position, lidar=options.lidar)
     predicted, colours = predictions(position), palette_named(options.palette)
     if predicted.voxels is not None:
+        if "heatmap" in options.layers:
+            raise ValueError("--layers heatmap: this recipe predicts voxels and has none; leave it out")
         truth = source.occupancy(position)
         seen_only = not options.all_voxels
         return render_voxels(

@@ -29,11 +29,11 @@ from .objects import Objects, read_objects
 from .options import RenderOptions, ReportOptions
 from .palette import palette_named
 from .paths import check_writable
-from .predictions import find_results, open_predictions
+from .predictions import Predictions, find_results, predicted_boxes, predicted_voxels
 from .render import draw_frame
 from .report_voxels import add_voxel_sections
 from .source import Source, open_source
-from .submission import read_submission
+from .submission import Records, read_submission
 from .web_page import WebPage, number
 
 _DISTANCES_M = (0, 10, 20, 30, 40, 50)
@@ -54,9 +54,12 @@ def report(options: ReportOptions) -> list[Path]:
     page = WebPage(f"{name}: {source.index.info.version} {source.split}")
     if results.is_dir():
         scores = add_voxel_sections(page, source, results, palette_named(options.palette))
+        predictions = predicted_voxels(results, source)
     else:
-        scores = _add_box_sections(page, options, source, results, metrics)
-    _add_frames(page, options, source, results, scores)
+        records = read_submission(results)
+        scores = _add_box_sections(page, options, source, results, records, metrics)
+        predictions = predicted_boxes(records, source)
+    _add_frames(page, options, source, results, predictions, scores)
     out.write_text(page.text())
     return [out]
 
@@ -78,10 +81,15 @@ def _known_metrics(results: Path) -> dict[str, Any]:
 
 
 def _add_box_sections(
-    page: WebPage, options: ReportOptions, source: Source, results: Path, metrics: dict[str, Any]
+    page: WebPage,
+    options: ReportOptions,
+    source: Source,
+    results: Path,
+    records: dict[str, Records],
+    metrics: dict[str, Any],
 ) -> Array:
     """All sections about boxes; returns how well each frame is seen."""
-    predicted, true = read_objects(source, read_submission(results))
+    predicted, true = read_objects(source, records)
     if not len(true):
         raise ValueError(f"{source.split} has no annotated boxes to report against: choose another --data.split")
     if "classes" not in metrics:
@@ -192,7 +200,9 @@ def _groups(
     return groups
 
 
-def _add_frames(page: WebPage, options: ReportOptions, source: Source, results: Path, scores: Array) -> None:
+def _add_frames(
+    page: WebPage, options: ReportOptions, source: Source, results: Path, predictions: Predictions, scores: Array
+) -> None:
     """Pictures of the frames that are seen best and worst."""
     ranked = [int(place) for place in np.argsort(-scores, kind="stable") if not np.isnan(scores[place])]
     count = min(options.pictures, len(ranked) // 2 or len(ranked))
@@ -205,7 +215,7 @@ def _add_frames(page: WebPage, options: ReportOptions, source: Source, results: 
         palette=options.palette,
         lidar=options.lidar,
     )
-    predictions, bar = open_predictions(drawing, source), progress(2 * count, "pictures")
+    bar = progress(2 * count, "pictures")
     unit = (
         "mean IoU of the classes"
         if results.is_dir()

@@ -5,7 +5,7 @@ Legend: everything in the ego frame (x forward, y left, z up), metres; P points,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,17 @@ from .geometry import BOX_EDGES, FRONT_FACE, Array, transform_points
 from .palette import Palette
 from .voxels import Faces, exposed_faces
 
+if TYPE_CHECKING:
+    from .inner import HeatmapView
+
 MAX_BOXES, MAX_POINTS, MAX_FACES = 5_000, 200_000, 400_000
 """More than these are thinned: a window without a fast GPU stays in step."""
+EYE, TARGET = (-24.0, 0.0, 17.0), (6.0, 0.0, 0.0)
+"""Where a viewer starts, and what it looks at."""
 _FRUSTUM_DEPTH_M = 3.0
 _TRUE_RGB, _EGO_RGB, _RING_RGB, _PATH_RGB = (0.12, 0.13, 0.15), (0.1, 0.1, 0.12), (0.78, 0.8, 0.83), (0.0, 0.45, 0.7)
 _IMAGE_COLUMNS, _IMAGE_ROWS = 96, 54
+_UNDER_THE_RINGS_M = -0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,7 @@ def build_scene(
     colours: Palette,
     *,
     images: bool = True,
+    heatmap: "HeatmapView | None" = None,
 ) -> Scene3d:
     """Everything of a frame. ``images``: paint each camera's picture into its frustum."""
     to_ego = invert_pose(frame.ego_to_global)
@@ -94,6 +101,7 @@ def build_scene(
         Layer3d(name="cameras", shapes=tuple(shape for camera in cameras for shape in frustum(camera, images))),
         Layer3d(name="ground", shapes=(_rings(), _ego())),
         Layer3d(name="trajectory", shapes=_path(transform_points(trajectory, to_ego))),
+        Layer3d(name="heatmap", shapes=() if heatmap is None else (heated_ground(heatmap, colours),)),
     )
     return Scene3d(layers=layers, messages=tuple(messages))
 
@@ -138,6 +146,21 @@ def voxel_cubes(labels: Voxels, colours: Palette, messages: list[str]) -> Triang
     quads = 4 * np.arange(len(faces.rgb))[:, None, None] + np.array([(0, 1, 2), (0, 2, 3)])
     return Triangles(
         positions=faces.corners.reshape(-1, 3), corners=quads.reshape(-1, 3), colours=np.repeat(faces.rgb, 4, axis=0)
+    )
+
+
+def heated_ground(heatmap: "HeatmapView", colours: Palette) -> Triangles:
+    """The cells of a map that may hold a centre, in the colour of the likeliest class, the paler the less likely."""
+    cell = np.argwhere(heatmap.strength > 0)
+    rgb = 1 - heatmap.strength[tuple(cell.T)][:, None] * (1 - np.array(colours.classes)[heatmap.label[tuple(cell.T)]])
+    lower, upper = np.array(heatmap.lower), np.array(heatmap.upper)
+    step = (upper - lower) / heatmap.probability.shape
+    corners = lower + (cell[:, None] + np.array([(0, 0), (1, 0), (1, 1), (0, 1)])) * step
+    quads = 4 * np.arange(len(cell))[:, None, None] + np.array([(0, 1, 2), (0, 2, 3)])
+    return Triangles(
+        positions=np.concatenate([corners, np.full((len(cell), 4, 1), _UNDER_THE_RINGS_M)], axis=-1).reshape(-1, 3),
+        corners=quads.reshape(-1, 3),
+        colours=np.repeat(rgb, 4, axis=0),
     )
 
 

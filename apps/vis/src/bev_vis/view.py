@@ -21,7 +21,7 @@ from .source import Source, open_source
 
 STEP = 0.05
 """How far a key moves the score threshold."""
-LAYERS = ("points", "predictions", "truth", "voxels", "cameras", "ground", "trajectory")
+LAYERS = ("points", "predictions", "truth", "voxels", "cameras", "ground", "trajectory", "heatmap")
 
 
 @dataclass
@@ -51,9 +51,11 @@ class Browser:
             self._trajectory(),
             self.colours,
             images="cameras" not in self.hidden,
+            heatmap=predicted.inner.heatmap if predicted.inner is not None else None,
         )
         layers = tuple(layer for layer in scene.layers if layer.name not in self.hidden)
-        return Scene3d(layers=layers, messages=scene.messages)
+        without = [f"hidden: {', '.join(name for name in LAYERS if name in self.hidden)}"] if self.hidden else []
+        return Scene3d(layers=layers, messages=(*scene.messages, *without))
 
     @property
     def title(self) -> str:
@@ -154,7 +156,7 @@ def open_browser(options: PredictionOptions, samples: str | None = None) -> tupl
     chosen = chosen_frames(source, sample=options.sample, samples=samples, scene=options.scene)
     browser = Browser(
         source=source,
-        predictions=open_predictions(options, source),
+        predictions=open_predictions(options, source, ("heatmap",)),
         place=chosen[0],
         score_threshold=options.score_threshold,
         colours=palette_named(options.palette),

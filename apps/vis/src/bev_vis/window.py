@@ -1,5 +1,6 @@
 """The window of `bev-vis view`: shapes drawn by open3d, keys handed to the browser."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .geometry import looking_at
-from .scene import Lines, Points, Shape, Triangles
+from .scene import EYE, TARGET, Lines, Points, Shape, Triangles
 from .view import LAYERS, Browser, say
 
 try:
@@ -23,8 +24,8 @@ except (ImportError, OSError) as error:  # OSError: a library of the system that
 o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)  # else it writes to stdout
 
 _LINES = ("dark boxes: ground truth", "line from a box: way of one second", "blue line: way of the vehicle")
-_SIZE = 1280, 800
-_EYE, _TARGET = np.array((-24.0, 0.0, 17.0)), np.array((6.0, 0.0, 0.0))
+_SIZE, _LEGEND_WIDTH, _ROW = (1280, 800), 400, 16  # pixels
+_REST_S = 0.01  # between looks for keys: a window that never waits would take a whole core
 _FOCAL_PIXELS = 850.0
 _RIGHT, _LEFT, _UP, _DOWN = 262, 263, 265, 264  # GLFW's numbers of the arrow keys
 
@@ -34,6 +35,7 @@ class Window:
 
     def __init__(self, browser: Browser, *, visible: bool = True) -> None:
         self.browser = browser
+        self._legend: Any = None  # a second window, while it is open
         self._window = o3d.visualization.VisualizerWithKeyCallback()
         width, height = _SIZE
         if not self._window.create_window("bev-vis", width=width, height=height, visible=visible):
@@ -50,8 +52,13 @@ class Window:
         """Until it is closed."""
         for key, _, action in self._keys():
             self._window.register_key_callback(key, partial(self._pressed, action))
-        say(self.help())
-        self._window.run()
+        say("keys\n" + "\n".join(self.help()))
+        while self._window.poll_events():
+            if self._legend is not None and not self._legend.poll_events():
+                self._close_legend()
+            time.sleep(_REST_S)
+        if self._legend is not None:
+            self._close_legend()
         self._window.destroy_window()
 
     def write(self, path: Path) -> None:
@@ -64,15 +71,15 @@ class Window:
         _draw_legend(image, self.browser)
         image.save(path)
 
-    def help(self) -> str:
+    def help(self) -> list[str]:
         """All keys, a line each."""
-        keys = "\n".join(f"  {_name(key):>5}  {what}" for key, what, _ in self._keys())
-        return f"keys\n{keys}\n  mouse  turn, wheel: nearer, with Ctrl: move; Q: quit"
+        keys = [f"{_name(key):>7}  {what}" for key, what, _ in self._keys()]
+        return [*keys, "      Q  quit", "  mouse  turns; its wheel zooms; with Ctrl it moves"]
 
     def _keys(self) -> list[tuple[int, str, Callable[[], object]]]:
         browser = self.browser
         layers = [
-            (ord(str(number)), f"show or hide {name}", partial(browser.toggle, name))
+            (ord(str(number)), f"{'show' if name in browser.hidden else 'hide'} {name}", partial(browser.toggle, name))
             for number, name in enumerate(LAYERS, 1)
         ]
         return [
@@ -84,7 +91,7 @@ class Window:
             (ord("."), "score threshold up", partial(browser.change_threshold, 1)),
             (ord(","), "score threshold down", partial(browser.change_threshold, -1)),
             (ord("W"), "worst frame, then the next worst", browser.next_worst),
-            (ord("H"), "these lines, and a picture with the legend", self._show_legend),
+            (ord("H"), "open or close the legend", self._toggle_legend),
         ]
 
     def _pressed(self, action: Callable[[], object], _: Any) -> bool:
@@ -102,19 +109,42 @@ class Window:
             say(line)
         if first:
             self._look()
+        if self._legend is not None:
+            self._write_legend()
 
-    def _show_legend(self) -> None:
-        """The window draws no text: the keys are printed, the legend opens as a picture of its own."""
-        say(self.help())
-        image = Image.new("RGB", (360, 400), "white")
+    def _toggle_legend(self) -> None:
+        """The window draws no text: the legend, with title and keys, is a picture in a window beside it."""
+        if self._legend is not None:
+            self._close_legend()
+            return
+        self._legend = o3d.visualization.Visualizer()
+        picture = self._legend_picture()
+        self._legend.create_window("bev-vis legend", width=picture.width, height=picture.height)
+
+    def _write_legend(self) -> None:
+        self._legend.clear_geometries()
+        self._legend.add_geometry(o3d.geometry.Image(np.asarray(self._legend_picture())))
+
+    def _close_legend(self) -> None:
+        self._legend.destroy_window()
+        self._legend = None
+
+    def _legend_picture(self) -> Image.Image:
+        keys, above = self.help(), len(self.browser.legend()) + len(_LINES) + 3
+        image = Image.new("RGB", (_LEGEND_WIDTH, _ROW * (above + len(keys) + 1)), "white")
         _draw_legend(image, self.browser)
-        image.show()
+        for row, line in enumerate(keys, above):
+            key, what = line.split(maxsplit=1)
+            ImageDraw.Draw(image).text((14, _ROW * row), key, fill="black")
+            ImageDraw.Draw(image).text((64, _ROW * row), what, fill="black")
+        return image
 
     def _look(self) -> None:
         """From behind and above, as the picture of voxels does."""
-        turn, pose = looking_at(_EYE, _TARGET), np.eye(4)
+        eye = np.array(EYE)
+        turn, pose = looking_at(eye, np.array(TARGET)), np.eye(4)
         camera = o3d.camera.PinholeCameraParameters()
-        pose[:3, :3], pose[:3, 3] = turn, -turn @ _EYE
+        pose[:3, :3], pose[:3, 3] = turn, -turn @ eye
         width, height = _SIZE
         camera.intrinsic = o3d.camera.PinholeCameraIntrinsic(
             width, height, _FOCAL_PIXELS, _FOCAL_PIXELS, width / 2 - 0.5, height / 2 - 0.5
