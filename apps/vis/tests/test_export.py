@@ -2,10 +2,12 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 
 import pytest
 
 from bev_vis.__main__ import main
+from bev_vis.view import open_browser
 
 
 @pytest.fixture
@@ -24,6 +26,22 @@ def test_more_frames_make_a_larger_file(world, results, tmp_path, kind, package,
         assert main(["export", results, *arguments]) == 0
         sizes.append(out.stat().st_size)
     assert sizes[1] > sizes[0] > 10_000  # little more: the frames of this world are alike, and files are packed
+
+
+def test_nothing_a_model_says_is_kept(world, tmp_path, monkeypatch, results):
+    browsers = []
+
+    def slow_browser(options, samples):
+        browser, chosen = open_browser(options, samples)
+        browsers.append(replace(browser, instant=False))  # as with a model
+        return browsers[0], chosen
+
+    monkeypatch.setattr("bev_vis.export.open_browser", slow_browser)
+    monkeypatch.setattr("bev_vis.export._writer", lambda _: lambda _, scenes: [None for _ in scenes])
+    arguments = ["--data.root", str(world), "--samples", ":", "--to", "viser", "--out", str(tmp_path / "a.viser")]
+    assert main(["export", results, *arguments]) == 0
+    assert browsers[0].place == 1
+    assert not browsers[0]._predicted
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Several frames: a folder of pictures, a film per scene."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bev_vis.__main__ import main
+from bev_vis.film import open_film
 from bev_vis.selection import find_samples, find_scene
 
 
@@ -57,6 +60,17 @@ def test_an_mp4_holds_the_frames(world, results, tmp_path):
     assert frames == 1
     assert next(ffmpeg.read_frames("film.mp4"))["size"] == (400, 126)  # even sides
     assert seconds == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_a_film_refuses_pictures_of_another_size(tmp_path, name):
+    """A frame with true voxels is wider than one without: an MP4 lost all but the first, a GIF cut them."""
+    if name.endswith(".mp4"):
+        pytest.importorskip("imageio_ffmpeg")
+    with closing(open_film(tmp_path / name, 2.0)) as film:
+        film.add(np.zeros((100, 200, 3), np.uint8))
+        with pytest.raises(ValueError, match="the first is 200 x 100, one is 200 x 80"):
+            film.add(np.zeros((80, 200, 3), np.uint8))
 
 
 def test_an_mp4_without_a_writer_is_one_line(world, results, monkeypatch, capsys):

@@ -94,6 +94,13 @@ def test_a_mistake_is_one_line(world, tmp_path, capsys, truth_as_results, argume
     assert message in said[0]
 
 
+def test_metrics_of_another_program_are_one_line(world, tmp_path, capsys, truth_as_results):
+    truth_as_results(world, "mini_val", tmp_path / "results_nusc.json")
+    (tmp_path / "metrics.json").write_text("[1, 2]")
+    assert report(tmp_path, "--data.root", world) == 2
+    assert "metrics.json is not what bev-eval writes" in capsys.readouterr().err
+
+
 def test_text_is_escaped():
     page = WebPage("a < b")
     page.table(("<x>",), [("1 & 2",)])

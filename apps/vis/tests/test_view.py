@@ -85,6 +85,16 @@ def test_a_voxel_is_six_faces_and_two_neighbours_share_none():
     assert faces((0, 0, 0), (199, 199, 15)) == 12  # also at the border of the grid
 
 
+def test_all_faces_of_a_voxel_look_outward():
+    """The other side of a face is not drawn where a viewer culls it, as browsers do."""
+    labels = np.full(OCCUPANCY_SHAPE, FREE, np.uint8)
+    labels[5, 5, 5] = 4
+    cube = voxel_cubes(labels, NUSCENES, [])
+    a, b, c = np.moveaxis(cube.positions[cube.corners], 1, 0)
+    away = (a + b + c) / 3 - cube.positions.mean(axis=0)
+    assert (np.sum(np.cross(b - a, c - a) * away, axis=1) > 0).all()
+
+
 def test_large_frames_are_thinned_and_say_so(frame):
     rng = np.random.default_rng(0)
     full = replace(

@@ -1,5 +1,7 @@
 """Voxels are drawn where they are, in their colours, near ones before far ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,8 @@ from bev_nuscenes import (
     write_prediction,
 )
 from bev_vis.__main__ import main
+from bev_vis.compose_voxels import render_voxels
+from bev_vis.page import Layout
 from bev_vis.palette import NUSCENES
 from bev_vis.source import open_source
 from bev_vis.voxels import View, from_above, in_perspective
@@ -64,6 +68,19 @@ def test_near_cells_hide_far_ones():
     middle = SIZE[1] // 2, SIZE[0] // 2
     assert hue_of(in_perspective(cells(behind), SIZE, NUSCENES, view)[middle]) == VEGETATION
     assert hue_of(in_perspective(cells(behind, before), SIZE, NUSCENES, view)[middle]) == CAR
+
+
+@pytest.mark.parametrize("cameras", [1, 3, 6])
+def test_a_page_of_few_cameras_has_room_for_both_views(world, cameras):
+    frame = open_source(DataOptions(root=str(world))).frame(0)
+    few = replace(frame, cameras=frame.cameras[:cameras])
+    picture = render_voxels(few, cells((CAR, slice(60, 140), slice(60, 140), 4)), None)
+    layout = Layout(cameras=cameras)
+    assert picture.shape[0] == layout.size[1]
+    panel = picture[layout.panel(0)[1] :, layout.panel(0)[0] :].astype(int)
+    cars = (np.abs(panel - (255, 158, 0)).max(axis=-1) < 80).any(axis=1)
+    assert cars[: len(cars) // 2].any()  # from above
+    assert cars[2 * len(cars) // 3 :].any()  # from behind
 
 
 @pytest.mark.parametrize("folder", ["eval/occupancy", "eval", "."])

@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 from bev_deploy import Manifest, ManifestError, load
+from bev_deploy.commands.inspect import problems_of
 
 Exports = Callable[..., Any]  # the fixture of conftest.py
-TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "bool": "BOOL", "int32": "INT32"}
 
 
 @pytest.fixture
@@ -80,6 +80,15 @@ def test_an_export_that_is_not_whole_is_refused(folder: Path, damage: Callable[[
     damage(folder)
     with pytest.raises(ManifestError, match=message):
         load(folder)
+
+
+def test_shapes_that_contradict_each_other_are_told(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    model = onnx.load(folder / manifest.model)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+    onnx.save(model, folder / manifest.model)
+    (problem,) = problems_of(folder, manifest)
+    assert problem.startswith("not a valid ONNX file: ") and "differ in dimension 1" in problem
 
 
 def test_an_unknown_backend_is_named(folder: Path) -> None:

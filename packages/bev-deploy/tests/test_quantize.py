@@ -7,11 +7,15 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -28,18 +32,22 @@ from bev_deploy import (
     load,
     quantize_model,
 )
+from bev_deploy.commands import convert
+from bev_deploy.commands.options import QuantizeArguments
 from bev_deploy.compare import drive
 from bev_deploy.manifest import sha256_of
 from bev_deploy.quantization.layers import layers_of
 from bev_nuscenes import DataOptions, NuscenesDataset, open_index
 from bev_nuscenes.synthetic import make_world
 
+quantize = import_module("bev_deploy.quantization.quantize")
 Exports = Callable[..., Any]  # the fixture of conftest.py
 
 SMALL = (64, 192)
 SAMPLES = 8
 PERCENTILE = QuantizeOptions(calibration="percentile", search_samples=1, threads=1)  # every layer is tried once
 FAST = dataclasses.replace(PERCENTILE, max_error=None)  # none is
+MOSTLY_KEPT = dataclasses.replace(FAST, keep=("backbone", "neck", "view_transform", "bev_encoder", "bev_neck"))
 HEAD_ENDS = [f"head.task_heads.0.{name}.1" for name in ("heatmap", "offset", "height", "size", "yaw", "velocity")]
 
 
@@ -368,6 +376,47 @@ def test_the_report_lies_beside_the_model(quantized: tuple[Path, QuantizationRep
     assert all(f"| {entry.name} |" in page for entry in (*report.layers, *report.left_out))
 
 
+def test_an_evaluation_that_fails_leaves_the_model_with_its_report(
+    tiny: Any, tiny_samples: list[Mapping[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(quantize, "_accuracy", fail)
+    monkeypatch.setattr(quantize, "check_dataset", lambda *_: None)
+    monkeypatch.setattr(quantize, "check_answers", lambda *_: None)
+    with pytest.raises(OSError, match="no space left"):
+        quantize_model(tiny.folder, tmp_path, tiny_samples, MOSTLY_KEPT, evaluation=object())
+    assert Manifest.read(tmp_path).quantized
+    assert json.loads((tmp_path / "quantization.json").read_text())["accuracy"] is None
+
+
+def test_other_distributions_of_onnx_runtime(
+    tiny: Any, tiny_samples: list[Mapping[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)  # installed as onnxruntime-gpu
+        return "1.0"
+
+    monkeypatch.setattr(quantize, "version", version)
+    quantize_model(tiny.folder, tmp_path, tiny_samples, MOSTLY_KEPT)
+    assert Manifest.read(tmp_path).versions["onnxruntime"] == onnxruntime.__version__
+
+
+@pytest.mark.parametrize(("version", "split"), [("v1.0-mini", "mini_train"), ("own", "train")])
+def test_the_program_calibrates_on_the_training_split(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, split: str
+) -> None:
+    opened = []
+    monkeypatch.setattr(convert, "_split", lambda _, __, split: opened.append(split))
+    monkeypatch.setattr(convert, "calibration_inputs", lambda *_, **__: [])
+    monkeypatch.setattr(convert, "quantize_model", lambda *_, **__: SimpleNamespace(to_markdown=str))
+    data = DataOptions(root="somewhere", version=version)
+    assert convert.quantize(QuantizeArguments(folder=tiny.folder, out=tmp_path, data=data)) == 0
+    assert opened == [split]
+
+
 # -- data sets ---------------------------------------------------------------------------------------------------------
 
 
@@ -408,8 +457,7 @@ def test_camera_images_are_calibrated_on_where_the_graph_prepares_them(
     wanted = tiny.load().session(prepared)
     for name, output in case.load().session(sample).items():
         assert deviation(wanted[name], output) < 0.05, name  # single pixels differ by one level
-    keep = dataclasses.replace(FAST, keep=("backbone", "neck", "view_transform", "bev_encoder", "bev_neck"))
-    assert quantize_model(case.folder, tmp_path, [sample] * SAMPLES, keep).layers
+    assert quantize_model(case.folder, tmp_path, [sample] * SAMPLES, MOSTLY_KEPT).layers
     with pytest.raises(ValueError, match='takes camera images, the data set gives images="fast": open it with'):
         next(calibration_inputs(case.folder, open_split(world, "mini_val", case)))
     with pytest.raises(ValueError, match='takes prepared images, the data set gives images="raw"'):

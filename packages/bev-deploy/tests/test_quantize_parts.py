@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from bev_deploy.quantization import accuracy
 from bev_deploy.quantization.accuracy import Figure, _found_again
+from bev_deploy.quantization.calibrate import _without_kept
+from bev_deploy.quantization.layers import Layer
 from bev_deploy.quantization.ranges import Histogram
 from bev_deploy.quantization.search import chosen_layers, relative_errors
 from bev_heads import Detections
+from bev_nuscenes import OCCUPANCY_SHAPE, DataOptions
 
 
 def histogram(*batches: np.ndarray) -> Histogram:
@@ -66,6 +72,27 @@ def test_errors_are_counted_in_standard_deviations() -> None:
     assert relative_errors([{"a": np.array([0.0, 1.0])}], [{"a": np.array([np.nan, 1.0])}]) == np.inf
 
 
+def test_samples_may_be_of_any_batch() -> None:
+    wanted = [{"a": np.array([[0.0, 4.0]])}, {"a": np.array([[0.0, 4.0], [0.0, 4.0]])}]
+    got = [{"a": np.array([[0.0, 4.0]])}, {"a": np.array([[0.0, 4.0], [0.0, 1.0]])}]
+    np.testing.assert_allclose(relative_errors(wanted, got), [np.sqrt(9 / 6) / 2])
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        ("neck", ["neck", "neck#2", "neck.out"]),  # exporters call all operators of one module by its name
+        ("neck#2", ["neck#2"]),
+        ("neck.out", ["neck.out"]),
+    ],
+)
+def test_all_operators_of_a_module_are_kept(keep: str, kept: list[str]) -> None:
+    names = ("neck", "neck#2", "neck.out", "necks")
+    left, out = _without_kept([Layer(name, "Conv", "x", f"{name}.w", f"{name}.y", 0) for name in names], [keep])
+    assert [entry.name for entry in out] == kept
+    assert [layer.name for layer in left] == [name for name in names if name not in kept]
+
+
 @pytest.mark.parametrize(
     ("alone", "bound", "kept"),
     [
@@ -91,6 +118,42 @@ def test_as_few_layers_as_need_be_are_left_out(alone: list[list[float]], bound: 
 def test_a_relative_change() -> None:
     assert Figure("mAP", 0.5, 0.49).relative == pytest.approx(-0.02)
     assert np.isnan(Figure("mAP", 0.0, 0.1).relative)
+
+
+class Split:
+    """One key frame of a data set."""
+
+    split, positions = "mini_val", (0,)
+
+    def __init__(self, version: str, labels: Path) -> None:
+        info = SimpleNamespace(root="s3://bucket/nuscenes", version=version)
+        self.index = SimpleNamespace(info=info, path=Path("mine.npz"), occupancy_path=lambda position: labels)
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_voxels_are_judged_with_the_index_that_was_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    voxels = torch.zeros(OCCUPANCY_SHAPE, dtype=torch.uint8)
+    frame = SimpleNamespace(tokens=["token"]), [voxels, voxels]
+    monkeypatch.setattr(accuracy, "_predictions", lambda *_: [frame])
+    monkeypatch.setattr(
+        accuracy, "evaluate_occupancy", lambda _, data, split: asked.append((data, split)) or SimpleNamespace(miou=1.0)
+    )
+    change = accuracy._judge_voxels((None, None), Split("v1.0-mini", tmp_path), 0.1, tmp_path)
+    data = DataOptions(root="s3://bucket/nuscenes", version="v1.0-mini", index=Path("mine.npz"))
+    assert asked == [(data, "mini_val")] * 2
+    assert (change.agreement, change.compared) == (1.0, voxels.numel())
+
+
+@pytest.mark.parametrize(
+    ("version", "task", "message"),
+    [("v1.0-test", "detection", "v1.0-test has no annotations"), ("v1.0-mini", "occupancy", r"labels\.npz is missing")],
+)
+def test_a_split_without_answers_is_noticed(tmp_path: Path, version: str, task: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        accuracy.check_answers(SimpleNamespace(task=task), Split(version, tmp_path / "labels.npz"))
 
 
 def boxes(*places: tuple[float, float, int]) -> Detections:

@@ -8,7 +8,9 @@ import importlib.util
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 import torch
 from onnx import helper
 
-from bev_deploy import Manifest, TableBounds, load
+from bev_deploy import Manifest, TableBounds, TableOverflowError, load
 from bev_deploy.compare import drive
 from bev_deploy.manifest import sha256_of
 from bev_deploy.tensorrt import (
@@ -126,6 +128,21 @@ def test_measured_times_are_kept(gpu: Any, copied: Callable[..., Path], tmp_path
     elsewhere.write_bytes(b"of another GPU")
     build_engine(folder, BuildOptions(timing_cache=elsewhere))
     assert elsewhere.read_bytes() == b"timed"
+    build_engine(folder, BuildOptions(timing_cache=tmp_path / "new" / "times"))
+    assert (tmp_path / "new" / "times").read_bytes() == b"timed"
+
+
+@pytest.mark.parametrize(("max_batch", "fits"), [(3, True), (4, False)])
+def test_more_samples_than_there_are_tables_for_are_warned_about(gpu, copied, max_batch: int, fits: bool) -> None:
+    folder = copied(batch=None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        build_engine(folder, BuildOptions(max_batch=max_batch))
+    lines = [str(warning.message) for warning in said if "max_batch" in str(warning.message)]
+    assert len(lines) == (0 if fits else 1)
+    assert all("tables for 3 samples" in line and line.endswith("export it with --table-margin 2") for line in lines)
+    with nullcontext() if fits else pytest.raises(TableOverflowError):
+        step_inputs(load(folder, "tensorrt"), samples=max_batch)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +251,18 @@ def test_a_table_that_was_changed_in_place_is_read_again(gpu, copied) -> None:
     before = deployed.session(inputs)["task0_heatmap"]
     inputs["pool_cell_row"].zero_()
     assert not torch.equal(deployed.session(inputs)["task0_heatmap"], before)
+
+
+def test_a_table_of_before_comes_back_after_one_of_inference_mode(gpu, copied) -> None:
+    folder = copied()
+    build_engine(folder)
+    deployed = load(folder, "tensorrt")
+    inputs = step_inputs(deployed)
+    before = deployed.session(inputs)["task0_heatmap"]
+    with torch.inference_mode():
+        others = inputs | {"pool_cell_row": torch.zeros_like(inputs["pool_cell_row"])}
+        assert not torch.equal(deployed.session(others)["task0_heatmap"], before)
+    assert torch.equal(deployed.session(inputs)["task0_heatmap"], before)
 
 
 def test_tensors_of_inference_mode(gpu, copied) -> None:

@@ -59,6 +59,26 @@ def test_a_damaged_copy_is_thrown_away(tmp_path, damage):
     assert not path.exists()
 
 
+def test_copies_of_other_users_are_used(tmp_path, monkeypatch):
+    cache = FileCache(tmp_path, 100_000)
+    cache.put("s3://b/1", content(1))
+
+    def refuse(*_) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.get("s3://b/1") == content(1)
+
+
+@pytest.mark.parametrize("text", ["", "\0\0", "12x"])
+def test_a_damaged_count_is_counted_again(tmp_path, text):
+    cache = FileCache(tmp_path, 100_000)
+    cache.put("s3://b/1", content(1))
+    (tmp_path / "bytes").write_text(text)
+    cache.put("s3://b/2", content(2))
+    assert int((tmp_path / "bytes").read_text()) == used_bytes(tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     cache = FileCache(tmp_path / "file", 100_000)

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from bev_nuscenes import CLASSES, DataError, DataOptions, NuscenesDataset, NuscenesIndex, open_index
+from bev_nuscenes.files import read_image
 from bev_nuscenes.own import build_own_index, check_data, read_description, write_description
 from bev_nuscenes.own.__main__ import main
 
@@ -125,17 +126,56 @@ def test_cached_index_is_rebuilt_when_the_file_changes(folder: Path, tmp_path: P
     assert NuscenesIndex.load(options.index).info == again.info
 
 
-def test_cached_index_is_rebuilt_when_images_are_added(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("comment", ["", "# no scenes: every image is a frame\n"])
+def test_cached_index_is_rebuilt_when_images_are_added(folder: Path, tmp_path: Path, comment: str) -> None:
     (folder / "images").rename(folder / "scenes")
     cameras = content()["cameras"]
     for name, camera in cameras.items():
         camera["folder"] = f"scenes/{name}"
     _write(folder, {"cameras": cameras})
+    (folder / "dataset.yaml").write_text(comment + (folder / "dataset.yaml").read_text())
     options = DataOptions(root=str(folder), version="own", index=tmp_path / "index.npz")
     assert len(open_index(options)) == 3
     for path in (folder / "scenes/front/0.jpg", folder / "scenes/rear/0.png"):
         path.with_stem("3").write_bytes(path.read_bytes())
     assert len(open_index(options)) == 4
+
+
+def test_what_changes_while_files_are_checked_is_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_and_change(*_, **__) -> list:
+        _write(folder, _change(content(), "scenes.0.frames.2", ...))
+        return []
+
+    options = DataOptions(root=str(folder), version="own", index=tmp_path / "index.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr("bev_nuscenes.own.index.check_files", check_and_change)
+        open_index(options)
+    assert len(open_index(options)) == 3
+
+
+@pytest.mark.parametrize("name", ["0010", "2024-01-05", "2011_09_26", "7"])
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_names_that_yaml_takes_for_numbers_or_dates_stay_names(folder: Path, name: str, rewritten: bool) -> None:
+    text = (folder / "dataset.yaml").read_text().replace("- name: a\n", f"- name: {name}\n")
+    (folder / "dataset.yaml").write_text(text.replace("  - a\n", f"  - {name}\n"))
+    if rewritten:
+        write_description(read_description(folder)[0])
+    data, problems = read_description(folder)
+    assert not problems
+    assert data.splits["train"] == (data.scenes[0].name,) == (name,)
+
+
+def test_cameras_may_have_numbers(folder: Path) -> None:
+    description = _change(content(), "cameras", {0: _camera("front", FORWARD)})
+    description["scenes"] = [{"name": "a", "cameras": {0: _camera("front", BACKWARD)}, "frames": []}]
+    description["scenes"][0]["frames"] = [{"timestamp": 0, "ego_to_global": at(0), "images": {0: "0.jpg"}}]
+    del description["splits"]
+    _write(folder, description)
+    data, problems = check_data(folder)
+    assert not problems
+    np.testing.assert_array_equal(data.cameras_of(data.scenes[0])[0].cam_to_ego, BACKWARD)
 
 
 @pytest.mark.parametrize("spelt", ["images/front", "./images//front/"])
@@ -287,7 +327,9 @@ WRONG = [
     (f"{FRAME}.ego_to_global", ..., "scenes.a.frames[1]", "field 'ego_to_global' is missing"),
     (f"{FRAME}.images.front", "9.jpg", "scenes.a.frames[1].images.front", "9.jpg is missing"),
     (f"{FRAME}.images.left", "0.jpg", "scenes", "scene a has images of left, which is no usable camera"),
+    (f"{FRAME}.lidar", "9.pcd", "scenes.a.frames[1].lidar", "9.pcd is neither .bin nor .npy"),
     (f"{FRAME}.lidar", "9.bin", "scenes.a.frames[1].lidar", "9.bin is missing"),
+    ("lidar", ..., "scenes.a", "the field lidar (folder, lidar_to_ego) is missing"),
     (f"{BOX}.class", "lorry", "scenes.a.frames[1].boxes[0].class", "translate it under classes"),
     (f"{BOX}.yaw", 90, "scenes.a.frames[1].boxes[0].yaw", "is it in degrees?"),
     (f"{BOX}.size", [450, 190, 160], "scenes.a.frames[1].boxes[0].size", "450 m is too long"),
@@ -307,16 +349,28 @@ def test_a_mistake_is_named_with_file_field_and_frame(
     assert any(str(folder / "dataset.yaml") in text and place in text and words in text for text in found), found
 
 
+def test_deep_grey_images_are_refused_instead_of_cut_off(folder: Path) -> None:
+    path = folder / "images/rear/1.png"
+    Image.fromarray(np.full(SIZES["rear"], 1000, np.uint16)).save(path)
+    (problem,) = check_data(folder)[1]
+    assert f"image {path} has more than 8 bits per pixel" in problem.message
+    with pytest.raises(DataError, match=r"more than 8 bits .*; scale it to 8"):
+        read_image(path, SIZES["rear"])
+
+
 def test_a_right_description_has_no_problem(folder: Path) -> None:
     assert check_data(folder)[1] == []
 
 
-def test_time_stamps_in_nanoseconds(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("factor", "words"), [(1e9, "milli-, micro- or nanoseconds"), (1e-3, "were these divided by too much")]
+)
+def test_time_stamps_in_other_units(folder: Path, factor: float, words: str) -> None:
     description = content()
     for frame in description["scenes"][0]["frames"]:
-        frame["timestamp"] *= 1e9
+        frame["timestamp"] *= factor
     _write(folder, description)
-    assert any("milli-, micro- or nanoseconds" in str(problem) for problem in check_data(folder)[1])
+    assert any(words in str(problem) for problem in check_data(folder)[1])
 
 
 def test_numbers_that_yaml_takes_for_texts(folder: Path) -> None:
@@ -376,30 +430,6 @@ def test_unreadable_descriptions(folder: Path, break_it: Callable[[Path], object
 def test_version_own_is_hinted_at(folder: Path) -> None:
     with pytest.raises(DataError, match=r"has no v1.0-mini/ but dataset.yaml: name the version own"):
         open_index(DataOptions(root=str(folder)))
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "words"),
-    [
-        ("a.pcd.bin", np.arange(10, dtype="<f4"), None),
-        ("a.bin", np.arange(8, dtype="<f4"), None),
-        ("a.bin", np.arange(7, dtype="<f4"), "not a multiple of 16"),
-        ("a.npy", np.arange(8.0).reshape(2, 4), None),
-        ("a.npy", np.arange(8.0), "needs numbers"),
-    ],
-)
-def test_lidar_files(tmp_path: Path, name: str, array: np.ndarray, words: str | None) -> None:
-    from bev_nuscenes.files import read_lidar
-
-    path = tmp_path / name
-    np.save(path, array) if name.endswith(".npy") else array.tofile(path)
-    if words is None:
-        points = read_lidar(path)
-        assert (points.shape, points.dtype) == ((2, 3), np.float32)
-        np.testing.assert_array_equal(points[0], [0, 1, 2])
-    else:
-        with pytest.raises(DataError, match=words):
-            read_lidar(path)
 
 
 def test_json_is_read_too(folder: Path) -> None:

@@ -136,6 +136,13 @@ def test_description_reads_as_it_was_made(drive: Path) -> None:
         ("P", ["--camera", "2=image_2"], "has no projection P0 to P3"),
         ("-", ["--camera", "1=image_2"], "has no P1, it has P0, P2, P3"),
         ("-", ["--camera", "image_2"], "--camera needs N=FOLDER"),
+        (
+            "-",
+            ["--camera", "2=image_2", "--camera", "2=image_3"],
+            "--camera names a camera twice: 2=image_2, 2=image_3",
+        ),
+        ("-", ["--camera", "2=image_2", "--rate-hz", "0"], "frames per second above 0 are needed, got 0"),
+        ("-", ["--camera", "2=image_2", "--calib", "image_2/000000.png"], "image_2/000000.png cannot be read: 'utf-8'"),
         ("-", ["--camera", "2=none"], "has no .png or .jpg files"),
         ("Tr_imu", ["--camera", "2=image_2", "--oxts", "oxts.txt"], "has no Tr_imu_to_velo"),
         ("-", ["--camera", "2=image_2", "--oxts", "short.txt"], "has 1 poses for 3 frames"),

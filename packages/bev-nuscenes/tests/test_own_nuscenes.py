@@ -123,6 +123,7 @@ def test_what_the_boxes_do_not_say_is_not_measured(exported: Path, tmp_path: Pat
         ("val", lambda results: results.popitem(), "lacks 1 of 3 samples of val and has 0 others"),
         ("val", lambda results: results.update(x=[]), "lacks 0 of 3 samples of val and has 1 others, for instance x"),
         ("val", lambda results: min(results.items())[1].extend([{}] * 500), "boxes for one sample, 500 are allowed"),
+        ("val", lambda results: results.update({min(results): None}), "are no lists of boxes by sample"),
         ("val", lambda results: min(results.items())[1][0].pop("size"), "not as nuscenes-devkit takes it: KeyError"),
     ],
 )
@@ -134,6 +135,17 @@ def test_submissions_that_do_not_fit(exported: Path, tmp_path: Path, split: str,
     (tmp_path / "own.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=words):
         evaluate(tmp_path / "own.json", root=exported, version="own", split=split)
+
+
+def test_own_data_that_no_program_reads_is_not_evaluated(exported: Path, tmp_path: Path) -> None:
+    description = json.loads((exported / "dataset.json").read_text())
+    for scene in description["scenes"]:
+        for frame in scene["frames"]:
+            del frame["images"]["CAM_BACK"]
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "own.json").write_text('{"meta": {}, "results": {}}')
+    with pytest.raises(DataError, match="no frame has an image of every camera"):
+        evaluate(tmp_path / "own.json", root=tmp_path, version="own", split="val")
 
 
 def test_without_the_devkit_one_line_says_so(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,14 @@ def test_a_calibration_file_names_no_frame(drive: Path, capsys) -> None:
             "field 'distortion_coefficients' is missing",
         ),
         (lambda drive: (drive / "poses.txt").write_text("1 2 3"), "need lines of time x y z qx qy qz qw"),
+        (
+            lambda drive: (drive / "poses.txt").write_text("0 0 0 0 0 0 0 1\n9e9 0 0 0 0 0 0 0"),
+            "need finite numbers and unit quaternions, got [9000000000.0, 0.0",
+        ),
+        (
+            lambda drive: (drive / "info.yaml").write_text(yaml.safe_dump(info(message=True) | {"P": [0.0] * 12})),
+            "projection matrix P of camera front has no focal lengths, was the camera calibrated?",
+        ),
         (lambda drive: (drive / "front" / "first.png").touch(), "named by their times in seconds or nanoseconds"),
         (lambda drive: [path.unlink() for path in (drive / "copy").iterdir()], "has no .jpg or .png images"),
     ],
@@ -210,3 +218,15 @@ def test_mistakes_are_one_line(drive: Path, capsys, change, words: str) -> None:
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_images_of_another_size_are_not_undistorted(drive: Path, capsys) -> None:
+    first = min((drive / "front").iterdir())
+    Image.open(first).resize((40, 30)).save(first)
+    assert main(_arguments(drive, "--undistort")) == 2
+    assert f"image {first} has 40x30 pixels, its camera_info is for 80x60" in capsys.readouterr().err
+
+
+def test_cameras_have_names_of_their_own(drive: Path, capsys) -> None:
+    assert main(_arguments(drive, "--rectified", f"--camera=front={drive / 'info.yaml'}:copy")) == 2
+    assert "cameras need names of their own, got front, copy, front" in capsys.readouterr().err

@@ -7,10 +7,10 @@ import pytest
 
 from bev_nuscenes.synthetic.actors import CATEGORIES, MEAN_SIZES, Candidate, make_actor
 from bev_nuscenes.synthetic.calibration import euler_to_rotation, make_calibration, rotation_to_quaternion
-from bev_nuscenes.synthetic.layout import make_scene
+from bev_nuscenes.synthetic.layout import make_scene, walk_across
 from bev_nuscenes.synthetic.mesh import BOX_MARGIN
 from bev_nuscenes.synthetic.raster import count_footprints, coverage, facing, inverse_depth_planes, make_spans, resolve
-from bev_nuscenes.synthetic.road import Road
+from bev_nuscenes.synthetic.road import SIDEWALK_EDGE, Road
 
 INTRINSICS = np.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]])
 SIZE = (101, 81)
@@ -76,6 +76,14 @@ def test_nothing_in_a_scene_runs_into_anything_else() -> None:
         poses = np.array([path.pose(scene.road, time)[:2] for path, _ in movers], dtype=np.float64)
         apart = np.linalg.norm(poses[:, None] - poses[None], axis=-1) + 100 * np.eye(len(movers))
         assert (apart > radius[:, None] + radius[None]).all()
+
+
+@pytest.mark.parametrize("frames", range(1, 81))
+def test_people_stay_on_a_crossing_for_as_long_as_a_scene_may_last(frames: int) -> None:
+    duration = 0.5 * (frames - 1)
+    for seed in range(5):
+        way = walk_across(duration, np.random.default_rng(seed))
+        assert max(abs(way.d), abs(way.d + way.d_rate * duration)) <= SIDEWALK_EDGE - 1.0 + 1e-9
 
 
 def test_all_ten_classes_are_in_every_scene() -> None:

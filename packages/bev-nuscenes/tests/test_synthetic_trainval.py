@@ -104,6 +104,21 @@ def test_chains_are_whole_and_run_forward_in_time(tables: dict[str, list[dict]],
     assert len(begins) == wanted[table]
 
 
+def test_scenes_follow_each_other_in_time(base: Path, tables: dict[str, list[dict]], tmp_path: Path) -> None:
+    """Also long ones: an index sorts key frames by time, and the frames of a scene stand together in it."""
+    long = (
+        make_trainval(tmp_path / "long", base, scenes={"train": 2}, samples={"train": 500}, progress=False).root
+        / "v1.0-trainval"
+    )
+    for scenes, samples in (
+        (tables["scene"], tables["sample"]),
+        tuple(json.loads((long / f"{name}.json").read_text()) for name in ("scene", "sample")),
+    ):
+        in_time = sorted(samples, key=lambda row: row["timestamp"])
+        order = [scene["token"] for scene in scenes for _ in range(scene["nbr_samples"])]
+        assert [row["scene_token"] for row in in_time] == order
+
+
 def test_instances_count_their_boxes(tables: dict[str, list[dict]]) -> None:
     for instance in tables["instance"]:
         own = [row for row in tables["sample_annotation"] if row["instance_token"] == instance["token"]]
@@ -171,4 +186,6 @@ def test_what_is_no_world_is_refused(tmp_path: Path, base: Path) -> None:
         make_trainval(tmp_path / "full", base)
     with pytest.raises(ValueError, match="700 scene names"):
         make_trainval(tmp_path / "out", base, scenes={"train": 701}, progress=False)
+    with pytest.raises(ValueError, match="no scene is wanted"):
+        make_trainval(tmp_path / "out", base, scenes={"train": 0, "val": 0}, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

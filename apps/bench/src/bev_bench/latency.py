@@ -31,7 +31,8 @@ _NOTES = (
 )
 _EXPORT_NOTE = (
     "exported models pick their best candidates, or classes, in the network, unless they were exported with --raw, and "
-    "have a difference only if they were; their memory is the runtime's, and not measured"
+    "have a difference only if they were, and take the first setting's images; their memory is the runtime's, and not "
+    "measured"
 )
 
 
@@ -73,6 +74,12 @@ class _Candidate(NamedTuple):
     outputs: Any  # of the network, for timing what comes after it
     raw: list[CenterOutput] | Tensor | None  # the same as raw outputs, if it gives any
     own_memory: bool  # allocated by PyTorch, which can tell how much
+
+    def is_comparable(self, other: _Candidate) -> bool:
+        """Whether both gave raw outputs of the same images; an export that takes camera images has others."""
+        ours, theirs = self.inputs.images, other.inputs.images
+        same = (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)  # noise of one seed
+        return same and self.raw is not None and other.raw is not None
 
     def contenders(self) -> list[Contender]:
         return [
@@ -129,7 +136,7 @@ def _rows(
         network, post, total = times[3 * i : 3 * i + 3]
         predict = partial(candidate.predict, *candidate.inputs)
         memory = working_mib(predict, device) if candidate.own_memory else None
-        compared = i > 0 and candidate.raw is not None and first.raw is not None
+        compared = i > 0 and candidate.is_comparable(first)
         figures = [
             Figure.of("network", "ms", network.total),
             Figure.of("post-processing", "ms", post.total),

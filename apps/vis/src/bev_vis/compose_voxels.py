@@ -17,7 +17,7 @@ from .palette import NUSCENES, Palette
 from .panels import caption, draw_ground
 from .voxels import from_above, in_perspective
 
-_PANEL_WIDTH = 436
+_PANEL_WIDTH, _PANEL_SHAPE = 436, 0.59  # pixels at most, and width by height
 _RANGE_M = -OCCUPANCY_LOWER[0]
 
 
@@ -41,7 +41,7 @@ def render_voxels(
     layout = Layout(
         cameras=len(frame.cameras),
         panels=len(sides),
-        panel_width=_PANEL_WIDTH,
+        panel_width=_panel_width(len(frame.cameras)),
         narrow_panel=inner.history is not None,
     )
     page, none = Page(layout), Boxes.from_ego(np.zeros((0, 9)), np.zeros(0, np.int64))
@@ -62,6 +62,11 @@ def render_voxels(
     which = "" if hidden is None else "that a camera sees"
     page.title("   ".join(filter(None, (frame.scene, frame.token, f"{cells} {which}".strip(), subtitle))))
     return page.pixels()
+
+
+def _panel_width(cameras: int) -> int:
+    """Narrower where few cameras make a low page, so that the view in perspective finds room below the map."""
+    return min(_PANEL_WIDTH, int(_PANEL_SHAPE * Layout(cameras=cameras).map_side))
 
 
 def _add_panel(page: Page, rectangle: Rectangle, labels: Voxels, name: str, colours: Palette) -> None:

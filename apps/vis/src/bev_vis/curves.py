@@ -97,20 +97,25 @@ def _named(runs: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def _read(path: Path) -> dict[str, tuple[Array, Array]]:
-    """Steps and values of every column, where it has any."""
+    """Steps and finite values of every column that has any; one infinity would take all later ones out of the mean."""
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, names = list(reader), reader.fieldnames or []
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): give a folder that bev-train wrote") from None
-    if not rows or "step" not in rows[0]:
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no metrics.csv of a run: it is not a table of text ({error})") from None
+    if not rows or "step" not in names:
         raise ValueError(f"{path} is no metrics.csv of a run: it has no column step, or no row")
     columns = {}
-    for name in rows[0]:
+    for name in names:
         pairs = [(_number(row["step"]), _number(row[name])) for row in rows]
-        known = np.array([pair for pair in pairs if not math.isnan(sum(pair))])
+        known = np.array([pair for pair in pairs if math.isfinite(sum(pair))])
         if len(known):
             columns[name] = known[:, 0], known[:, 1]
+    if not columns.keys() - set(_LEFT_OUT):
+        raise ValueError(f"{path} holds no curve: no row has a value beside its step")
     return columns
 
 

@@ -31,6 +31,7 @@ def export(options: ExportOptions) -> list[Path]:
     check_writable(out.parent)
     write = _writer(options.to)
     browser, chosen = open_browser(options, options.samples)
+    browser.instant = True  # every frame is asked for once: what a model says of it need not be kept
     write(out, _scenes(browser, chosen))
     return [out]
 

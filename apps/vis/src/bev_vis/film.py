@@ -14,7 +14,7 @@ class Film(Protocol):
     """Takes pictures of one size; the file is whole once it is closed."""
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        """Append a picture (H,W,3)."""
+        """Append a picture (H,W,3). Raises ValueError if it is not as large as the first."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -23,6 +23,16 @@ class Film(Protocol):
 def open_film(path: Path, fps: float) -> Film:
     """A film of the kind that the name ends in. Raises ValueError for an MP4 where nothing can write one."""
     return Gif(path, fps) if path.suffix.lower() == ".gif" else Mp4(path, fps)
+
+
+def _check_size(path: Path, first: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse another size: where only some frames have true voxels, only theirs have a panel for them."""
+    if size != first:
+        (width, height), (first_width, first_height) = size, first
+        raise ValueError(
+            f"{path} wants pictures of one size: the first is {first_width} x {first_height}, one is {width} x "
+            f"{height}: name a folder instead, or choose frames that all have ground truth, or all have none"
+        )
 
 
 class Mp4:
@@ -37,10 +47,12 @@ class Mp4:
             ) from None
         self._write_frames, self._path, self._fps = imageio_ffmpeg.write_frames, path, fps
         self._writer: Any = None
+        self._size = 0, 0
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
         height, width = (side // 2 * 2 for side in pixels.shape[:2])  # the format wants even sides
         if self._writer is None:
+            self._size = width, height
             self._writer = self._write_frames(
                 str(self._path),
                 (width, height),
@@ -51,6 +63,7 @@ class Mp4:
                 ffmpeg_log_level="error",
             )
             self._writer.send(None)
+        _check_size(self._path, self._size, (width, height))
         self._writer.send(np.ascontiguousarray(pixels[:height, :width]))
 
     def close(self) -> None:
@@ -66,7 +79,10 @@ class Gif:
         self._pictures: list[Image.Image] = []
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        self._pictures.append(Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE))
+        picture = Image.fromarray(pixels)
+        if self._pictures:
+            _check_size(self._path, self._pictures[0].size, picture.size)
+        self._pictures.append(picture.quantize(256, dither=Image.Dither.NONE))
 
     def close(self) -> None:
         if self._pictures:

@@ -40,8 +40,6 @@ class PredictionOptions:
     """All frames of this scene, for instance scene-0103."""
     score_threshold: float = 0.3
     """Predicted boxes that score less are left out, 0 to 1."""
-    range: float = 51.2
-    """Half the side of the map, in metres; boxes outside are left out, also in the camera views."""
     lidar: bool = True
     """Draw the LiDAR points, where the data set has them."""
     palette: PaletteName = "nuscenes"
@@ -66,6 +64,8 @@ class RenderOptions(PredictionOptions):
         tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: 1920 in MP4, 960 in GIF)"),
     ] = None
     """Scale pictures to this width, in pixels."""
+    range: float = 51.2
+    """Half the side of the map, in metres; boxes outside are left out, also in the camera views."""
     beside: bool = False
     """Draw true and predicted boxes on two maps instead of one."""
     labels: bool = False
@@ -136,7 +136,5 @@ def check_predictions(options: PredictionOptions) -> None:
         raise ValueError("RESULTS, --recipe/--checkpoint and --model exclude each other: give the one to draw")
     if options.backend is not None and options.model is None:
         raise ValueError(f"--backend {options.backend} runs exported models: give one with --model DIR")
-    if not options.range > 0:
-        raise ValueError(f"--range is half the side of the map in metres and must be above 0, it is {options.range:g}")
     if not 0 <= options.score_threshold <= 1:
         raise ValueError(f"--score-threshold must lie from 0 to 1, it is {options.score_threshold:g}")

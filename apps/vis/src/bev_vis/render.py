@@ -76,6 +76,8 @@ def _check(options: RenderOptions) -> None:
     check_predictions(options)
     if options.layers and options.checkpoint is None:
         raise ValueError(f"--layers {' '.join(options.layers)} looks into a model: give one with --checkpoint FILE")
+    if not 0 < options.range <= 1000:
+        raise ValueError(f"--range is half the side of the map, above 0 and at most 1000 m, it is {options.range:g}")
     if not 0 < options.fps <= 120:
         raise ValueError(f"--fps must be above 0 and at most 120, it is {options.fps:g}")
     if options.width is not None and not 64 <= options.width <= 16384:

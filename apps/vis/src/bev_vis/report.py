@@ -75,9 +75,12 @@ def _known_metrics(results: Path) -> dict[str, Any]:
     """What bev-eval wrote beside the results, if it did."""
     path = results.parent / "metrics.json"
     try:
-        return json.loads(path.read_bytes()) if path.is_file() else {}
+        known = json.loads(path.read_bytes()) if path.is_file() else {}
     except ValueError:
         raise ValueError(f"{path} is not JSON: remove it, or run bev-eval again") from None
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is not what bev-eval writes: remove it, or run bev-eval again")
+    return known
 
 
 def _add_box_sections(

@@ -123,12 +123,12 @@ def _ego_faces(eye: Array) -> Faces:
 
 
 def _unit_face(axis: int, direction: int) -> Array:
-    """Corners (4,3), in order around it, of a face of the unit cube."""
+    """Corners (4,3) of a face of the unit cube, counter-clockwise as seen from outside."""
     first, second = (other for other in range(3) if other != axis)
     corners = np.zeros((4, 3))
     corners[:, axis] = direction > 0
     corners[:, first], corners[:, second] = (0, 1, 1, 0), (0, 0, 1, 1)
-    return corners
+    return corners[::-1] if (direction > 0) == (axis == 1) else corners
 
 
 def _in_camera(points: Array, view: View) -> Array:

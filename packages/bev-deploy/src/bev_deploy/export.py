@@ -29,7 +29,7 @@ from .plugin_node import PLUGIN_TRANSLATIONS, add_plugin_body
 from .preprocess import ImagePreprocessing
 from .signature import STATE, Layout, TensorSpec, inputs_of, outputs_of
 from .step import Pooling, Precision, Step
-from .tables import TableBounds
+from .tables import TRACED_SAMPLES, TableBounds
 
 __all__ = ["MODEL_NAME", "ExportOptions", "export_model"]
 
@@ -163,7 +163,7 @@ def _check(model: Detector, options: ExportOptions) -> None:
 
 def _example_rig(model: Detector, rig: CameraRig | None, options: ExportOptions) -> CameraRig:
     """One frame, as many samples as the graph is traced with."""
-    samples = options.batch or 2
+    samples = options.batch or TRACED_SAMPLES
     if rig is None:
         size, augmentation = model.recipe.input_size, model.recipe.image_augmentation
         return nuscenes_rig(size, samples=samples, rolling=True, augmentation=augmentation)

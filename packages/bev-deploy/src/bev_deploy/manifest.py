@@ -31,7 +31,7 @@ class Preprocessing:
 
     Attributes:
         in_graph: the model takes uint8 images and does all of this itself.
-        raw_size: width and height of the camera images that ``scale`` and ``crop`` hold for, pixels.
+        raw_size: width and height of the camera images that ``resized`` and ``crop`` hold for, pixels.
         resized: width and height after the resize (bicubic).
         crop: left, top, right, bottom in resized pixels.
         image_aug: 3x3, raw pixel to network-input pixel.

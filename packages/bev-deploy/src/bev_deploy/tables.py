@@ -16,10 +16,12 @@ from torch import Tensor
 
 from bev_ops import PoolPlan
 
-__all__ = ["FANS", "PoolTables", "TableBounds", "TableOverflowError", "pool_tables"]
+__all__ = ["FANS", "TRACED_SAMPLES", "PoolTables", "TableBounds", "TableOverflowError", "pool_tables"]
 
 # Rows that one sum of the first two levels adds up; the last level adds up whatever is left of a cell.
 FANS = (4, 8)
+# Samples that an export of any batch is traced with, and its bounds are measured on.
+TRACED_SAMPLES = 2
 
 
 class TableOverflowError(ValueError):

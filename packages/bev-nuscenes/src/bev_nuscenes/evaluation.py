@@ -155,7 +155,7 @@ def _run_devkit(nusc: NuScenes, path: Path, split: str, scenes: list[str]) -> tu
             evaluation = _load_submission(nusc, path, split, scratch)
         except json.JSONDecodeError:
             raise DataError(f"submission {path} is not valid JSON; was writing it cut short? predict again") from None
-        except (AssertionError, KeyError, TypeError) as error:
+        except (AssertionError, AttributeError, KeyError, TypeError) as error:
             raise DataError(_diagnosis(nusc, path, split, scenes, error)) from None
         with quiet():
             return evaluation, evaluation.evaluate()[0]
@@ -198,12 +198,10 @@ def _out_of_range_box(token: str) -> dict[str, Any]:
 
 def _diagnosis(nusc: NuScenes, path: Path, split: str, scenes: list[str], error: Exception) -> str:
     """One line on why the devkit refused a submission."""
-    content = json.loads(path.read_bytes())
-    if not isinstance(content, dict) or not {"meta", "results"} <= content.keys():
-        return f"submission {path} needs the fields meta and results; write it with SubmissionWriter"
+    results = read_submission(path)
     names = set(scenes)
     wanted = {sample["token"] for sample in nusc.sample if nusc.get("scene", sample["scene_token"])["name"] in names}
-    lacking, foreign = wanted - set(content["results"]), set(content["results"]) - wanted
+    lacking, foreign = wanted - set(results), set(results) - wanted
     if lacking:
         return (
             f"submission {path} lacks {len(lacking)} of {len(wanted)} samples of {split}, for instance "
@@ -228,7 +226,12 @@ def read_submission(path: Path) -> dict[str, list[dict[str, Any]]]:
         raise DataError(f"submission {path} is not valid JSON; was writing it cut short? predict again") from None
     if not isinstance(content, dict) or not {"meta", "results"} <= content.keys():
         raise DataError(f"submission {path} needs the fields meta and results; write it with SubmissionWriter")
-    return content["results"]
+    results = content["results"]
+    if not isinstance(results, dict) or not all(isinstance(boxes, list) for boxes in results.values()):
+        raise DataError(
+            f"the results of submission {path} are no lists of boxes by sample; write it with SubmissionWriter"
+        )
+    return results
 
 
 def metrics_of(evaluation: DetectionEval, figures: DetectionMetrics, version: str, split: str) -> Metrics:

@@ -28,6 +28,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
     Raises:
         ValueError: it is none, or damaged before its size.
+        KeyError: its subsampling has no name, most likely because it is damaged.
     """
     height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
     return width, height

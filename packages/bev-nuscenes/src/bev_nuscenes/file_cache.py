@@ -45,14 +45,16 @@ class FileCache:
         path = self._path(url)
         try:
             content = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with suppress(OSError):  # a copy of somebody else's
+            os.utime(path)
         data = content[_DIGEST:]
         if hashlib.sha256(data).digest() == content[:_DIGEST]:
             return data
         warnings.warn(f"the copy of {url} in {path} is damaged and is fetched again", stacklevel=3)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return None
 
     def put(self, url: str, data: bytes) -> None:
@@ -113,7 +115,7 @@ class FileCache:
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read()
-            total = _Number(int(text) if text else sum(facts.st_size for _, facts in self._copies()))
+            total = _Number(int(text) if text.isdecimal() else sum(facts.st_size for _, facts in self._copies()))
             yield total
             file.seek(0)
             file.truncate()

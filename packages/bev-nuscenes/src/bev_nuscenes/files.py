@@ -6,8 +6,6 @@ import io
 import os
 import secrets
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,8 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "DEEP_MODES",
+    "LIDAR_SUFFIXES",
     "atomic_write",
     "exclusive",
     "read_arrays",
@@ -34,6 +34,11 @@ __all__ = [
     "user_cache",
 ]
 
+DEEP_MODES = ("I", "F")
+"""With these begin PIL's modes of more than 8 bits."""
+
+LIDAR_SUFFIXES = (".bin", ".npy")
+
 _PNG = b"\x89PNG"
 _UNPACK = "is that part of the data set unpacked, is the root right?"
 
@@ -42,7 +47,8 @@ def read_image(path: DataPath, size: tuple[int, int]) -> Image.Image:
     """Decode a JPEG or PNG to RGB with PIL and check that its (width, height) is ``size``, that of its calibration.
 
     Raises:
-        UnreadableFileError: the file, which is named, is missing, neither of the two, truncated or of another size.
+        UnreadableFileError: the file, which is named, is missing, neither of the two, truncated, of another size, or
+            grey of more than 8 bits.
     """
     return _decode(path, read_bytes(path, "image"), size)
 
@@ -62,6 +68,8 @@ def read_reduced(path: DataPath, size: tuple[int, int], factor: int = 1) -> np.n
         found = jpeg_size(data)
     except ValueError:
         raise _no_jpeg(path) from None
+    except KeyError:
+        raise _damaged(path, "unknown subsampling") from None
     _check_size(path, found, size)
     try:
         return decode_reduced(data, factor)
@@ -74,7 +82,12 @@ def read_lidar(path: DataPath) -> np.ndarray:
 
     The name says what the file holds: ``.pcd.bin`` five float32 per point (nuScenes: x, y, z, intensity, ring), any
     other ``.bin`` four (KITTI: x, y, z, reflectance), ``.npy`` an array (P, 3 or more) that begins with x, y, z.
+
+    Raises:
+        UnreadableFileError: the file is missing, damaged or of another kind; the message names it.
     """
+    if not path.name.endswith(LIDAR_SUFFIXES):
+        raise UnreadableFileError(f"LiDAR file {path} is neither .bin nor .npy; convert it", str(path))
     data = read_bytes(path, "LiDAR file")
     if path.name.endswith(".npy"):
         return _points_of_array(path, data)
@@ -102,7 +115,7 @@ def read_arrays(path: DataPath, kind: str, if_missing: str = _UNPACK) -> dict[st
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damage shows as anything
         raise UnreadableFileError(
             f"{kind} {path} is not an .npz file or is damaged ({error}); fetch it again", str(path)
         ) from None
@@ -171,19 +184,24 @@ def user_cache() -> Path:
 def _decode(path: DataPath, data: bytes, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            decoded = image.convert("RGB")
+            decoded, mode = image.convert("RGB"), image.mode
     except UnidentifiedImageError:
         raise _no_jpeg(path) from None
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # damage shows as anything
         raise _damaged(path, error) from None
+    if mode.startswith(DEEP_MODES):
+        raise UnreadableFileError(
+            f"image {path} has more than 8 bits per pixel and channel ({mode}), which would be cut off; scale it to 8",
+            str(path),
+        )
     _check_size(path, decoded.size, size)
     return decoded
 
 
 def _points_of_array(path: DataPath, data: bytes) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # damage shows as anything
         raise UnreadableFileError(
             f"LiDAR file {path} is no .npy file or is damaged ({error}); fetch it again", str(path)
         ) from None
@@ -200,7 +218,7 @@ def _no_jpeg(path: DataPath) -> UnreadableFileError:
     )
 
 
-def _damaged(path: DataPath, error: Exception) -> UnreadableFileError:
+def _damaged(path: DataPath, error: Exception | str) -> UnreadableFileError:
     return UnreadableFileError(
         f"image {path} is truncated or damaged ({error}); fetch it again from the data set", str(path)
     )

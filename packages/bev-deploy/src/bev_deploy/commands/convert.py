@@ -26,11 +26,9 @@ def quantize(arguments: QuantizeArguments) -> int:
             f"{target} holds an export already: choose another folder with --out, or replace it with --overwrite"
         )
     manifest = Manifest.read(folder)
-    split = arguments.data.split or ("train" if arguments.data.version == "v1.0-trainval" else "mini_train")
     evaluation = None if arguments.evaluate_on is None else _split(arguments, manifest, arguments.evaluate_on)
-    samples = calibration_inputs(
-        folder, _split(arguments, manifest, split), arguments.samples, threads=arguments.options.threads
-    )
+    calibration = _split(arguments, manifest, arguments.data.training_split)
+    samples = calibration_inputs(folder, calibration, arguments.samples, threads=arguments.options.threads)
     report = quantize_model(folder, target, samples, arguments.options, evaluation=evaluation)
     print(report.to_markdown())
     print(f"{target} holds the quantised model and this report")

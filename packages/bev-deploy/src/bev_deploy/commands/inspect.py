@@ -65,7 +65,7 @@ def problems_of(folder: Path, manifest: Manifest) -> list[str]:
     path = folder / manifest.model
     try:
         onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return [f"not a valid ONNX file: {str(error).splitlines()[0]}"]
     graph = onnx.load(path, load_external_data=False).graph
     return [

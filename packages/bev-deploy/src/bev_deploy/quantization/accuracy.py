@@ -24,15 +24,18 @@ from bev_nuscenes import (
     collate,
     evaluate,
     evaluate_occupancy,
+    read_occupancy,
     write_prediction,
 )
 from bev_nuscenes.command_line import progress
 
 from ..detector import DeployedDetector
+from ..manifest import Manifest
 from .samples import check_dataset
 
-__all__ = ["AccuracyChange", "Figure", "compare_accuracy"]
+__all__ = ["AccuracyChange", "Figure", "check_answers", "compare_accuracy"]
 
+_WITHOUT_ANSWERS = "v1.0-test"
 _SAME_PLACE_M = 0.5
 
 
@@ -84,7 +87,7 @@ def compare_accuracy(
         score_threshold: boxes that are compared one by one score this at least.
 
     Raises:
-        ValueError: exports of different recipes, or a data set that does not fit them.
+        ValueError: exports of different recipes, or a data set that does not fit them or has no annotations.
     """
     if before.recipe != after.recipe:
         raise ValueError(
@@ -92,9 +95,22 @@ def compare_accuracy(
         )
     check_dataset(before.manifest, dataset)
     check_dataset(after.manifest, dataset)
+    check_answers(before.manifest, dataset)
     judge = _judge_voxels if before.recipe.task == "occupancy" else _judge_boxes
     with tempfile.TemporaryDirectory() as scratch:
         return judge((before, after), dataset, score_threshold, Path(scratch))
+
+
+def check_answers(manifest: Manifest, dataset: NuscenesDataset) -> None:
+    """See before predicting whether there is something to compare predictions with.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if dataset.index.info.version == _WITHOUT_ANSWERS:
+        raise ValueError(f"{_WITHOUT_ANSWERS} has no annotations to evaluate on: name a split of another version")
+    if manifest.task == "occupancy":
+        read_occupancy(dataset.index.occupancy_path(dataset.positions[0]))
 
 
 def _judge_boxes(
@@ -137,7 +153,7 @@ def _judge_voxels(
             write_prediction(folder, batch.tokens[0], voxels)
         same += int((found[0] == found[1]).sum())
         compared += found[0].numel()
-    data = DataOptions(root=Path(info.root), version=info.version)
+    data = DataOptions(root=info.root, version=info.version, index=dataset.index.path)
     first, second = (evaluate_occupancy(folder, data, dataset.split) for folder in folders)
     return AccuracyChange(
         version=info.version,

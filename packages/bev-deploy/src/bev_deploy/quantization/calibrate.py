@@ -76,7 +76,8 @@ def _without_kept(layers: Sequence[Layer], modules: Sequence[str]) -> tuple[list
     """Layers, without those of some modules."""
 
     def within(layer: Layer, module: str) -> bool:
-        return f"{layer.name}.".startswith(f"{module}.")
+        owner = layer.name.partition("#")[0]  # a module may have several operators
+        return layer.name == module or f"{owner}.".startswith(f"{module}.")
 
     for module in modules:
         if not any(within(layer, module) for layer in layers):

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from torch import Tensor
 
 from bev_nuscenes import NuscenesDataset
 
 from ..detector import load
 from ..manifest import Manifest, sha256_of
-from .accuracy import AccuracyChange, compare_accuracy
+from .accuracy import AccuracyChange, check_answers, compare_accuracy
 from .calibrate import Calibrated, calibrated
 from .graph import quantized_model
 from .layers import Layer, fold_split_weights, results_of
@@ -57,7 +58,7 @@ def quantize_model(
     Raises:
         ManifestError: no export in the folder.
         ValueError: an export that is quantised already, samples that are too few or do not fit, modules to keep that
-            do not exist or leave nothing to quantise, an evaluation split that does not fit.
+            do not exist or leave nothing to quantise, an evaluation split that does not fit or has no annotations.
         OSError: ``out`` cannot be written.
     """
     options = options or QuantizeOptions()
@@ -66,6 +67,7 @@ def quantize_model(
     _check(manifest, folder, out)
     if evaluation is not None:
         check_dataset(manifest, evaluation)
+        check_answers(manifest, evaluation)
     out.mkdir(parents=True, exist_ok=True)
     model = onnx.load(folder / manifest.model)
     fold_split_weights(model.graph)
@@ -82,9 +84,12 @@ def quantize_model(
         results=dict(zip(compare.results, chosen.errors.tolist(), strict=True)),
         bytes_before=(folder / manifest.model).stat().st_size,
         bytes_after=(out / manifest.model).stat().st_size,
-        accuracy=None if evaluation is None else _accuracy(folder, out, evaluation, options),
+        accuracy=None,
     )
-    report.write(out)
+    report.write(out)  # an evaluation that fails takes nothing with it
+    if evaluation is not None:
+        report = dataclasses.replace(report, accuracy=_accuracy(folder, out, evaluation, options))
+        report.write(out)
     return report
 
 
@@ -170,7 +175,10 @@ def _write(made: onnx.ModelProto, manifest: Manifest, out: Path) -> None:
             manifest,
             quantized=True,
             files={manifest.model: sha256_of(path)},
-            versions=manifest.versions | {name: version(name) for name in ("bev-deploy", "onnx", "onnxruntime")},
+            # Not every distribution of ONNX Runtime is called onnxruntime.
+            versions=manifest.versions
+            | {name: version(name) for name in ("bev-deploy", "onnx")}
+            | {"onnxruntime": onnxruntime.__version__},
         )
         path.replace(out / manifest.model)
     quantized.write(out)

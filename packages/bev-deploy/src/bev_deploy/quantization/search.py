@@ -160,7 +160,7 @@ def _without_the_worst(kept: Sequence[int], squares: np.ndarray, share: float) -
 
 
 def _relative_error(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
-    wanted, got = (np.stack(arrays).astype(np.float64) for arrays in (wanted, got))
+    wanted, got = (np.concatenate([array.ravel() for array in arrays], dtype=np.float64) for arrays in (wanted, got))
     change = np.sqrt(np.mean((got - wanted) ** 2))
     if not np.isfinite(change):
         return float("inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx
 from bev_deploy.manifest import Manifest
 from bev_deploy.plugin_node import without_plugin_body
 from bev_deploy.signature import TensorSpec
-from bev_deploy.tables import TableBounds
+from bev_deploy.tables import TRACED_SAMPLES, TableBounds
 
 from .bindings import EngineError, current_gpu, import_tensorrt
 from .metadata import ENGINE_NAME, METADATA_NAME, EngineMetadata, PluginKind
@@ -79,6 +80,7 @@ def build_engine(folder: str | Path, options: BuildOptions | None = None) -> Eng
     folder, options = Path(folder), options or BuildOptions()
     manifest = Manifest.read(folder)
     options.check()
+    _warn_of_small_tables(manifest, options.max_batch)
     gpu = current_gpu()
     tensorrt = import_tensorrt()
     began = time.monotonic()
@@ -128,11 +130,24 @@ def _size(size: int | str, values: dict[str, int]) -> int:
     return values[name] * int(factor or 1)
 
 
+def _warn_of_small_tables(manifest: Manifest, max_batch: int) -> None:
+    """Tables grow with the samples: those of an export of any batch were measured on a few."""
+    samples = TRACED_SAMPLES * manifest.bounds.points // manifest.typical.points
+    if manifest.batch is None and max_batch > samples:
+        warnings.warn(
+            f"this export has pooling tables for {samples} samples of cameras like those it was made for, max_batch is "
+            f"{max_batch}: export it with --table-margin {max_batch / TRACED_SAMPLES:g}",
+            stacklevel=3,
+        )
+
+
 def _plan(tensorrt: ModuleType, folder: Path, manifest: Manifest, options: BuildOptions) -> Any:
     """The engine, as TensorRT's memory."""
     logger = tensorrt.Logger(tensorrt.Logger.VERBOSE if options.verbose else tensorrt.Logger.WARNING)
     tensorrt.init_libnvinfer_plugins(logger, "")
     builder = tensorrt.Builder(logger)
+    cache_path = options.timing_cache or folder / TIMING_CACHE_NAME
+    cache_path.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of building
     plugin = options.plugin if manifest.pool == "plugin" else None
     network, parser = _network(tensorrt, builder, logger, folder / manifest.model, plugin)
     config = builder.create_builder_config()
@@ -141,7 +156,6 @@ def _plan(tensorrt: ModuleType, folder: Path, manifest: Manifest, options: Build
     if not options.tf32:
         config.clear_flag(tensorrt.BuilderFlag.TF32)  # it is set at first
     _add_profile(builder, config, manifest, options.max_batch)
-    cache_path = options.timing_cache or folder / TIMING_CACHE_NAME
     cache = _timing_cache(config, cache_path)
     plan = builder.build_serialized_network(network, config)
     if plan is None:

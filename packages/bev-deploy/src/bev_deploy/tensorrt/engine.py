@@ -113,7 +113,7 @@ class _Recorded:
         # Buffers made in inference mode could be filled in inference mode only.
         with torch.inference_mode(False):
             self._inputs = {name: torch.empty(t.shape, dtype=t.dtype, device=gpu.device) for name, t in given.items()}
-        self._tables: dict[str, tuple[Tensor, int]] = {}
+        self._tables: dict[str, tuple[Tensor, int] | None] = {}  # as they were copied last
         self._outputs = _bound(self._context, self._inputs, outputs)
         self._copy(given)
         self._replay: Callable[[], None] = gpu.captured(lambda stream: _enqueue(self._context, stream))
@@ -129,8 +129,8 @@ class _Recorded:
                 self._inputs[name].copy_(tensor, non_blocking=True)
             # Tables only: an image buffer may be filled by what PyTorch does not see. Tensors of inference mode do not
             # count their changes.
-            if name.startswith(_TABLES) and not tensor.is_inference():
-                self._tables[name] = (tensor, tensor._version)
+            if name.startswith(_TABLES):
+                self._tables[name] = None if tensor.is_inference() else (tensor, tensor._version)
 
     def _holds(self, name: str, tensor: Tensor) -> bool:
         """Whether this very tensor, unchanged since, was copied before."""

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ..files import DEEP_MODES, LIDAR_SUFFIXES
 from ..taxonomy import CLASSES
 from .description import OwnBox, OwnCamera, OwnData, OwnFrame, OwnLidar, OwnScene
 from .problems import Problem
@@ -28,6 +29,7 @@ _USUAL_MOUNT = 8.0
 _MAX_BOX = 100.0  # metres
 _FAR = 500.0  # metres from the ego to a box
 _UPRIGHT = 0.3  # cosine between "down in the image" and "down in the world" from which a camera counts as upright
+_SHORTEST_STEP = 1e-3  # seconds between frames; no camera is as fast
 _PAUSE = 3.0  # times the usual distance between frames
 
 
@@ -55,6 +57,9 @@ def check_description(data: OwnData) -> Iterator[Problem]:
         yield from _check_times(data, scene)
         yield from _check_motion(data, scene)
         yield from _check_gaps(data, scene)
+        if data.lidar_of(scene) is None and any(frame.lidar is not None for frame in scene.frames):
+            message = "frames name LiDAR files that are not read: the field lidar (folder, lidar_to_ego) is missing"
+            yield Problem("warning", data.file, f"scenes.{scene.name}", message)
         for frame in scene.frames:
             yield from _check_boxes(data, scene, frame)
 
@@ -72,7 +77,10 @@ def check_files(data: OwnData, *, progress: bool = False) -> Iterator[Problem]:
         lidar = data.lidar_of(scene)
         if frame.lidar is not None and lidar is not None:
             path = data.root / lidar.folder / frame.lidar.file
-            if not path.is_file():
+            if not path.name.endswith(LIDAR_SUFFIXES):
+                message = f"LiDAR file {path} is neither .bin nor .npy; convert it"
+                yield Problem("error", data.file, f"{_place(scene, frame)}.lidar", message)
+            elif not path.is_file():
                 yield Problem("error", data.file, f"{_place(scene, frame)}.lidar", f"LiDAR file {path} is missing")
 
 
@@ -137,6 +145,9 @@ def _check_times(data: OwnData, scene: OwnScene) -> Iterator[Problem]:
     if usual > 1000:
         message = f"frames are {usual:.4g} s apart; time stamps are seconds, are these milli-, micro- or nanoseconds?"
         yield Problem("error", data.file, f"scenes.{scene.name}", message)
+    if 0 < usual < _SHORTEST_STEP:
+        message = f"frames are {usual:.4g} s apart; time stamps are seconds, were these divided by too much?"
+        yield Problem("warning", data.file, f"scenes.{scene.name}", message)
 
 
 def _check_gaps(data: OwnData, scene: OwnScene) -> Iterator[Problem]:
@@ -197,13 +208,17 @@ def _box_faults(data: OwnData, frame: OwnFrame, box: OwnBox) -> Iterator[tuple[L
 def _image_fault(path: Path, camera: OwnCamera) -> str | None:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
-            found = image.size
+            found, mode = image.size, image.mode
     except FileNotFoundError:
         return f"image {path} is missing"
     except UnidentifiedImageError:
         return f"image {path} is neither JPEG nor PNG"
     except OSError as error:
         return f"image {path} cannot be read: {error.strerror or error}"
+    if mode.startswith(DEEP_MODES):
+        return (
+            f"image {path} has more than 8 bits per pixel and channel ({mode}), which would be cut off; scale it to 8"
+        )
     if found != camera.size:
         (width, height), (given, tall) = found, camera.size
         return (

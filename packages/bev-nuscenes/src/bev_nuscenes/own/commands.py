@@ -106,10 +106,13 @@ def _from_nuscenes(options: argparse.Namespace) -> int:
 
 
 def _kitti(options: argparse.Namespace) -> int:
+    images = dict(map(_kitti_camera, options.camera))
+    if len(images) < len(options.camera):
+        raise DataError(f"--camera names a camera twice: {', '.join(options.camera)}")
     data = describe_kitti(
         options.root,
         read_kitti_calibration(options.calib),
-        images=dict(map(_kitti_camera, options.camera)),
+        images=images,
         velodyne=options.velodyne,
         oxts=options.oxts,
         rate_hz=options.rate_hz,

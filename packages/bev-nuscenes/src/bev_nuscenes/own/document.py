@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -58,7 +59,7 @@ class Field:
     def expect_only(self, *names: str) -> None:
         """Note every field of this mapping that has none of the names."""
         for name in self._mapping():
-            if name not in names:
+            if str(name) not in names:
                 close = difflib.get_close_matches(str(name), names, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
                 self.note(f"unknown field {name!r}; {hint}")
@@ -167,11 +168,23 @@ def open_document(path: Path, problems: list[Problem]) -> Field:
 
 def _yaml(data: bytes) -> Any:
     """The first document; ROS's tools end each with a line that opens another."""
-    return next(iter(yaml.load_all(data, _YAML)), None)
+    return next(iter(yaml.load_all(data, _Loader)), None)
 
 
 # The parser in C is ten times as fast; a wheel of PyYAML has it, a build from source may not.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):
+    """Leaves names as they are that YAML takes for dates (2024-01-05) or numbers (0010 for 8, 2011_09_26, 12:30)."""
+
+
+_INTEGER, _DATE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INTEGER, _DATE)]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INTEGER, re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
 def _wanted(shape: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from ..evaluation import ClassMetrics, Metrics, TpErrors, metrics_of, quiet, rea
 from ..index import NuscenesIndex
 from ..submission import MAX_BOXES, boxes_in_global
 from ..taxonomy import ATTRIBUTES, CLASSES
+from .check import check_description
 from .index import OWN, index_of
 from .problems import raise_errors
 from .read import read_description
@@ -45,7 +46,7 @@ def evaluate_own(submission_path: str | Path, *, root: str | Path, split: str) -
         raise DataError(f"evaluation is the devkit's, also of own boxes; predictions need none: {error}") from None
     results = read_submission(Path(submission_path))
     data, problems = read_description(root)
-    raise_errors(problems)
+    raise_errors([*problems, *check_description(data)])
     index = index_of(data, unknown_velocity=math.nan)
     positions = index.split_positions(split)
     _check_samples(results, index.tokens(split), split)

@@ -19,8 +19,8 @@ IMAGES = (".jpg", ".jpeg", ".png")
 SCENE = "images"
 """Name of the one scene."""
 
-# The key: folders may be called so, too.
-_LISTS_SCENES = re.compile(rb"""\bscenes["']?\s*:""")
+# The key: folders may be called so, too, and comments mention it.
+_LISTS_SCENES = re.compile(rb"""(?:^|[{,])\s*["']?scenes["']?\s*:""", re.MULTILINE)
 
 
 def frames_are_found(content: bytes) -> bool:

@@ -39,12 +39,12 @@ def build_own_index(root: str | Path, file: str | Path | None = None, *, progres
     Raises:
         DataError: something is wrong; ``python -m bev_nuscenes.own check`` lists everything.
     """
+    fingerprint = own_fingerprint(root) if file is None else ""  # before reading: what changes meanwhile is read again
     data, problems = read_description(root, file)
     problems = [*problems, *check_description(data), *check_files(data, progress=progress)]
     raise_errors(problems)
     for problem in problems:
         warnings.warn(str(problem), stacklevel=2)
-    fingerprint = own_fingerprint(root) if file is None else ""
     return index_of(data, fingerprint)
 
 

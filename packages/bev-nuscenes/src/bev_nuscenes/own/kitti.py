@@ -52,7 +52,7 @@ class KittiCalibration:
         if number not in self.projections:
             known = ", ".join(f"P{known}" for known in sorted(self.projections))
             raise DataError(f"the calibration has no P{number}, it has {known}; choose one of these cameras")
-        intrinsics, centre = split_projection(self.projections[number])
+        intrinsics, centre = split_projection(self.projections[number], f"P{number}")
         cam_to_ego = velo_to_ego @ invert_pose(self.velo_to_rect) @ translation(centre)
         return OwnCamera(
             name=f"camera_{number}",
@@ -127,8 +127,10 @@ def describe_kitti(
         scene: name of the drive.
 
     Raises:
-        DataError: no images, or not as many poses as frames.
+        DataError: no images, not as many poses as frames, or a rate that makes no sense.
     """
+    if rate_hz <= 0:
+        raise DataError(f"frames per second above 0 are needed, got {rate_hz}")
     root = Path(root)
     velo_to_ego = translation(np.array([0, 0, lidar_height]))
     listed = {number: _listing(root / folder, (".png", ".jpg")) for number, folder in images.items()}
@@ -166,8 +168,8 @@ _PROJECTIONS = ("P0", "P1", "P2", "P3")
 def _entries(path: Path) -> dict[str, list[float]]:
     try:
         lines = [line.partition(":") if ":" in line else line.partition(" ") for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise DataError(f"calibration {path} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"calibration {path} cannot be read: {error}") from None
     entries: dict[str, list[float]] = {}
     for name, _, values in lines:
         try:

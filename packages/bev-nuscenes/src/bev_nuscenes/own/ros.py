@@ -35,6 +35,8 @@ __all__ = [
     "undistorted",
 ]
 
+_TOLERANCE = 1e-2  # of the length of a quaternion that was printed with two digits
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CameraInfo:
@@ -128,7 +130,7 @@ def ros_camera(name: str, info: CameraInfo, optical_to_ego: np.ndarray, *, folde
         rectified: whether the images are rectified ones (``image_rect``): P and R hold instead of K.
 
     Raises:
-        DataError: raw images with distortion; these must be rectified first.
+        DataError: raw images with distortion, which must be rectified first; P of a camera without calibration.
     """
     if not rectified and info.is_distorted:
         raise DataError(
@@ -139,7 +141,7 @@ def ros_camera(name: str, info: CameraInfo, optical_to_ego: np.ndarray, *, folde
         return OwnCamera(
             name=name, folder=folder, size=info.size, intrinsics=info.intrinsics, cam_to_ego=np.array(optical_to_ego)
         )
-    intrinsics, centre = split_projection(info.projection)
+    intrinsics, centre = split_projection(info.projection, f"the projection matrix P of camera {name}")
     turn = np.eye(4)
     turn[:3, :3] = info.rectification.T
     pose = optical_to_ego @ turn @ translation(centre)
@@ -150,10 +152,15 @@ def rectify_image(info: CameraInfo, image: Image.Image) -> Image.Image:
     """A raw image without its distortion, for a camera with K and no rotation (see ``undistorted``).
 
     Raises:
-        DataError: the distortion model is unknown.
+        DataError: the distortion model is unknown, or the image of another size than the calibration.
     """
     import cv2  # here, so that everything else needs no OpenCV
 
+    if image.size != info.size:
+        raise DataError(
+            f"image {getattr(image, 'filename', '')} has {image.width}x{image.height} pixels, its camera_info is for "
+            f"{info.size[0]}x{info.size[1]}; use the original images"
+        )
     size, straight = info.size, np.eye(3)
     if info.model in ("plumb_bob", "rational_polynomial", ""):
         maps = cv2.initUndistortRectifyMap(
@@ -186,6 +193,9 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"poses {path} cannot be read: {error}") from None
     if rows.ndim != 2 or rows.shape[1:] != (8,) or (np.diff(rows[:, 0]) <= 0).any():
         raise DataError(f"poses {path} need lines of time x y z qx qy qz qw in order of time, got {rows.shape}")
+    wrong = ~(np.abs(np.linalg.norm(rows[:, 4:], axis=1) - 1) < _TOLERANCE) | ~np.isfinite(rows).all(axis=1)
+    if wrong.any():
+        raise DataError(f"poses {path} need finite numbers and unit quaternions, got {rows[wrong][0].tolist()}")
     return rows[:, 0], pose_matrix(rows[:, [7, 4, 5, 6]], rows[:, 1:4])
 
 

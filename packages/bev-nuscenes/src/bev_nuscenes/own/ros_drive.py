@@ -72,9 +72,12 @@ def describe_ros(
         scene: name of the drive.
 
     Raises:
-        DataError: a wrong file, raw images with distortion, no pose at the time of an image.
+        DataError: a wrong file, raw images with distortion, no pose at the time of an image, two cameras of one name.
     """
     root = Path(root)
+    if len({camera.name for camera in cameras}) < len(cameras):
+        names = ", ".join(camera.name for camera in cameras)
+        raise DataError(f"cameras need names of their own, got {names}")
     infos = {camera.name: read_camera_info(camera.info) for camera in cameras}
     times = {camera.name: _image_times(root / camera.folder) for camera in cameras}
     if undistort and not rectified:

@@ -23,7 +23,8 @@ def summary(data: OwnData) -> str:
     if complete < len(frames):
         lines.append(f"  {len(frames) - complete} frames lack an image and are left out")
     lines.append(f"  poses: {'given' if data.posed else 'none, the ego stands still'}")
-    lines.append(f"  LiDAR: {sum(frame.lidar is not None for frame in frames)} frames")
+    scanned = [frame for scene in data.scenes if data.lidar_of(scene) for frame in scene.frames if frame.lidar]
+    lines.append(f"  LiDAR: {len(scanned)} frames")
     lines.append("  boxes: " + (", ".join(f"{count} {name}" for name, count in boxes.most_common()) or "none"))
     lines.append("  splits: " + ", ".join(f"{name} ({len(scenes)} scenes)" for name, scenes in data.splits.items()))
     return "\n".join(lines)

@@ -221,7 +221,8 @@ def walk_across(duration: float, rng: np.random.Generator) -> Path:
     reach = cross_section.SIDEWALK_EDGE - 1.0
     speed = min(rng.uniform(0.9, 1.6), 2 * reach / max(duration, 1.0))
     direction = rng.choice([-1.0, 1.0])
-    start = direction * rng.uniform(-reach, reach - speed * duration)
+    latest = max(-reach, reach - speed * duration)  # rounding may put it before the earliest
+    start = direction * rng.uniform(-reach, latest)
     return Path(0.0, start, 0.0, direction * speed, direction * np.pi / 2)
 
 

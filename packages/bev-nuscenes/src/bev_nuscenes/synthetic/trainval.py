@@ -29,7 +29,7 @@ from .world import MANIFEST, finished_or_absent
 
 VERSION = "v1.0-trainval"
 SAMPLES = {"train": 28_130, "val": 6_019}  # key frames of the real data set
-SCENE_GAP_US = 100_000_000  # between the beginnings of two scenes; none lasts so long
+SCENE_GAP_US = 100_000_000  # between the beginnings of two scenes, more where one lasts longer
 
 Row = dict[str, Any]
 MARK = "<<<mask>>>"  # stands where the mask of a lap goes; as long as that
@@ -72,7 +72,7 @@ def make_trainval(
         progress: show a progress bar.
 
     Raises:
-        ValueError: `base` holds no world, or more scenes are wanted than there are names.
+        ValueError: `base` holds no world, or no scene is wanted, or more than there are names.
         FileExistsError: `out` exists.
     """
     started, out, base = time.monotonic(), Path(out), Path(base)
@@ -105,7 +105,10 @@ def _plan(scenes: dict[str, int] | None, samples: dict[str, int] | None) -> list
         elif scenes is not None:
             total = 40 * count
         plan += [(name, total // count + (k < total % count)) for k, name in enumerate(names[:count])]
-    return [(name, length) for name, length in plan if length]
+    plan = [(name, length) for name, length in plan if length]
+    if not plan:
+        raise ValueError("no scene is wanted: ask for at least one of train or val")
+    return plan
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class _Writer:
         self._root, self._base_root, self._base = root, base, _Base(base)
         self._stack, self._files = ExitStack(), {}
         self._map_logs: dict[str, list[str]] = {row["token"]: [] for row in self._base.tables["map"]}
+        self._begin = min(row["timestamp"] for row in self._base.tables["sample"])  # of the next scene
         self.rows = dict.fromkeys(vars(Tables()), 0)
         self.links = 0
 
@@ -201,7 +205,7 @@ class _Writer:
             self._write_static()
 
     def add_scene(self, number: int, name: str, count: int) -> None:
-        """Add a scene of `count` key frames."""
+        """Add a scene of `count` key frames, which begins when all scenes before it are over."""
         base = number % len(self._base.scenes)
         row = self._base.scenes[base]
         length, scene_mask = row["nbr_samples"], _mask(name)
@@ -221,8 +225,10 @@ class _Writer:
         sensors = {r["calibrated_sensor_token"] for r in laps[0][0].rows["sample_data"]}
         rigs = [r for r in self._base.tables["calibrated_sensor"] if r["token"] in sensors]
         self._write("calibrated_sensor", [r | {"token": _mix(r["token"], scene_mask)} for r in rigs])
+        later = self._begin - laps[0][0].rows["sample"][0]["timestamp"]
         for place in range(len(laps)):
-            self._add_lap(laps, place, scene_mask, name, logfile, number * SCENE_GAP_US)
+            self._add_lap(laps, place, scene_mask, name, logfile, later)
+        self._begin += max(SCENE_GAP_US, (count + 1) * KEY_INTERVAL_US)
 
     def _add_lap(
         self, laps: list[tuple[_Lap, str, int]], place: int, scene_mask: str, name: str, logfile: str, later: int

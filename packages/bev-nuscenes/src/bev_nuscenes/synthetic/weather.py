@@ -30,7 +30,10 @@ class Weather:
 
 
 def draw_weather(option: str, seed: int, scene_index: int) -> Weather:
-    """The weather of a scene. Mixed worlds deal the kinds like cards: the first seven scenes have them all."""
+    """The weather of a scene. Mixed worlds deal the kinds like cards: the names' first seven scenes have them all.
+
+    A world of seven or eight scenes takes some of the last names instead, and one kind is missing from it.
+    """
     if option != MIXED:
         return WEATHERS[option]
     deal, place = divmod(scene_index, len(WEATHERS))
