@@ -17,6 +17,7 @@ from bev_nuscenes import CLASSES, DataError, DataOptions, NuscenesDataset, Nusce
 from bev_nuscenes.files import read_image
 from bev_nuscenes.own import build_own_index, check_data, read_description, write_description
 from bev_nuscenes.own.__main__ import main
+from bev_nuscenes.own.document import open_document
 
 SIZES = {"front": (64, 36), "rear": (48, 48)}
 FORWARD = [[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.6], [0, 0, 0, 1]]  # a level camera that looks along x
@@ -416,6 +417,7 @@ def test_check_prints_what_there_is(folder: Path, capsys) -> None:
     [
         (lambda path: path.unlink(), "has no dataset.yaml or dataset.yml or dataset.json"),
         (lambda path: path.write_text("cameras: [a"), "is not valid YAML"),
+        (lambda path: path.write_text("cameras: {front: {}, front: {}}"), "'front' occurs twice"),
         (lambda path: path.write_text("[]"), "fields with names are needed"),
         (lambda path: path.write_text("cameras: {}"), "at least one camera is needed"),
         (lambda path: path.write_text("format: 2\ncameras: {}"), "this release reads format 1, got 2"),
@@ -430,6 +432,19 @@ def test_unreadable_descriptions(folder: Path, break_it: Callable[[Path], object
 def test_version_own_is_hinted_at(folder: Path) -> None:
     with pytest.raises(DataError, match=r"has no v1.0-mini/ but dataset.yaml: name the version own"):
         open_index(DataOptions(root=str(folder)))
+
+
+def test_merged_names_may_be_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "document.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n")
+    assert open_document(path, []).value == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
+
+
+def test_json_names_occur_once(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    path.write_text('{"front": 1, "front": 2}')
+    with pytest.raises(DataError, match="'front' occurs twice"):
+        open_document(path, [])
 
 
 def test_json_is_read_too(folder: Path) -> None:

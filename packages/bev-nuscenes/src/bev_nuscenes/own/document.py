@@ -159,7 +159,7 @@ def open_document(path: Path, problems: list[Problem]) -> Field:
     """
     data = read_bytes(path, "file", "docs/own-data.md says what belongs in it")
     try:
-        content = json.loads(data) if path.suffix == ".json" else _yaml(data)
+        content = json.loads(data, object_pairs_hook=_once_each) if path.suffix == ".json" else _yaml(data)
     except (ValueError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())
         raise DataError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {text}") from None
@@ -176,7 +176,33 @@ _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Base):
-    """Leaves names as they are that YAML takes for dates (2024-01-05) or numbers (0010 for 8, 2011_09_26, 12:30)."""
+    """Leaves names as they are that YAML takes for dates (2024-01-05) or numbers (0010 for 8, 2011_09_26, 12:30).
+
+    A name may occur once in a mapping; what ``<<`` merges into it may repeat it.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._flattened: set[int] = set()  # ids of nodes, which live as long as the document is read
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what ``<<`` names into a mapping, once its own names were looked at."""
+        if id(node) not in self._flattened:
+            self._flattened.add(id(node))
+            names: set[str] = set()
+            for name, _ in node.value:
+                if isinstance(name.value, str) and name.value in names:
+                    raise yaml.constructor.ConstructorError(None, None, f"{name.value!r} occurs twice", name.start_mark)
+                names.add(str(name.value))
+        super().flatten_mapping(node)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
+    return content
 
 
 _INTEGER, _DATE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"
