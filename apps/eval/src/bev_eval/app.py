@@ -24,6 +24,7 @@ from bev_nuscenes import (
     write_prediction,
     write_submission,
 )
+from bev_nuscenes.files import atomic_write
 
 __all__ = ["Evaluation", "evaluate_recipe"]
 
@@ -153,4 +154,5 @@ def _write_figures(options: EvalOptions, model: Predictor, metrics: Metrics | Oc
         "input_size": model.recipe.input_size,
         "stream": options.stream,
     }
-    path.write_text(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
+    with atomic_write(path) as file:
+        file.write(json.dumps({**subject, **json.loads(metrics.to_json())}, indent=2) + "\n")
