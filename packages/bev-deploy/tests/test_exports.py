@@ -102,11 +102,7 @@ def test_two_samples_side_by_side_with_their_state(exported: Exports) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param("bevdet-tiny-depth", marks=pytest.mark.slow),
-        pytest.param("bevdet-tiny-stereo", marks=pytest.mark.slow),
-        "bevdet-tiny-occ",
-    ],
+    [pytest.param(name, marks=() if name == "bevdet-tiny-occ" else pytest.mark.slow) for name in FAST],
 )
 def test_half_precision_is_as_good_as_that_of_pytorch(exported: Exports, name: str) -> None:
     """At most twice the error of the same half-precision graph run by PyTorch, in the mean."""

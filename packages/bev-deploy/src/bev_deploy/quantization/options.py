@@ -34,7 +34,7 @@ class QuantizeOptions:
 
     calibration: Calibration = "trial"
     percentile: float = 99.99
-    max_error: float | None = 0.05
+    max_error: float | None = 0.03
     search_samples: int = 2
     matmul: bool = False
     keep: tuple[str, ...] = ()
