@@ -157,7 +157,7 @@ def _write_table(options: argparse.Namespace) -> None:
     order = {name: i for i, name in enumerate(list_recipes())}
     measured = sorted(
         (_read(path) for path in options.runs.glob("*.json")),
-        key=lambda m: (m.precision, order.get(m.recipe, len(order)), m.native),
+        key=lambda m: (m.precision != "fp32", order.get(m.recipe, len(order)), m.native),
     )
     date = datetime.date.today().isoformat()
     title = f"# Exports beside PyTorch, {date}\n\n"
