@@ -68,7 +68,7 @@ def sums(cells: list[list[int]], first_level: int) -> dict[str, Any]:
     return {"sums_1": tables[0], "sums_2": tables[1], "sums_3": tables[2], "cell_row": cell_row}
 
 
-@pytest.mark.parametrize("name", ["bevdet-tiny", "bevdet-tiny-occ"])
+@pytest.mark.parametrize("name", ["bevdet-tiny", pytest.param("bevdet-tiny-occ", marks=pytest.mark.slow)])
 def test_tables_of_single_points(exported: Exports, name: str) -> None:
     detector = exported(name, SMALL, raw=True).load()
     rig = nuscenes_rig(SMALL)

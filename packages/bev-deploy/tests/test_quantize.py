@@ -233,7 +233,8 @@ def test_wider_calibrations_reach_further(tiny: Any, tiny_samples: list[Mapping[
     [
         ("bevdet-tiny-4d", {"raw": True}),  # state
         ("bevdet-tiny-stereo", {"raw": True}),  # matching and camera parameters
-        ("bevdet-tiny-occ", {"raw": True}),  # convolutions in three dimensions, joined ones
+        # convolutions in three dimensions, joined ones
+        pytest.param("bevdet-tiny-occ", {"raw": True}, marks=pytest.mark.slow),
         ("bevdet-tiny", {"raw": True, "pool": "plugin"}),
         ("bevdet-tiny", {"raw": True, "precision": "fp16", "opset": 19}),
         ("bevdet-tiny", {}),  # results inside of the graph
@@ -309,6 +310,7 @@ def test_a_sensitive_layer_is_found_and_left_out(
     assert max(report.results.values()) <= 0.3
 
 
+@pytest.mark.slow
 def test_a_tighter_bound_leaves_out_more(tiny: Any, tiny_samples: list[Mapping[str, Tensor]], tmp_path: Path) -> None:
     counts = []
     for bound in (0.3, 0.02, 1e-6):

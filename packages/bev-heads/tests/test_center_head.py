@@ -57,7 +57,13 @@ def test_classes_are_those_of_the_tasks_one_after_another(small_grid: BevGrid) -
     assert head.classes_per_task == (1, 2, 1)
 
 
-@pytest.mark.parametrize("tasks", TASK_LISTS.values(), ids=TASK_LISTS)
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        pytest.param(tasks, id=name, marks=() if len(tasks) > 1 else pytest.mark.slow)
+        for name, tasks in TASK_LISTS.items()
+    ],
+)
 def test_training_finds_the_boxes(
     small_grid: BevGrid, tasks: tuple[tuple[str, ...], ...], device: torch.device
 ) -> None:
