@@ -61,10 +61,7 @@ class DataOptions:
             ValueError: the version has none with annotations that is known here.
         """
         usual = _USUAL_SPLITS.get(self.version)
-        split = self.split or (usual and usual.training)
-        if split is None:
-            raise ValueError(f"no training split is known for version {self.version}: name one with --data.split")
-        return split
+        return self._split("training", usual and usual.training)
 
     @property
     def evaluation_split(self) -> str:
@@ -74,10 +71,7 @@ class DataOptions:
             ValueError: none is known for the version.
         """
         usual = _USUAL_SPLITS.get(self.version)
-        split = self.split or (usual and usual.evaluation)
-        if split is None:
-            raise ValueError(f"no validation split is known for version {self.version}: name one with --data.split")
-        return split
+        return self._split("validation", usual and usual.evaluation)
 
     @property
     def image_cache_bytes(self) -> int | None:
@@ -102,3 +96,9 @@ class DataOptions:
         if self.cache_gb <= 0:
             raise ValueError(f"--data.cache-gb must be above 0, got {self.cache_gb:g}; leave out --data.cache instead")
         return RemoteAccess(cache=FileCache(self.cache, int(self.cache_gb * 1e9)))
+
+    def _split(self, purpose: str, usual: str | None) -> str:
+        split = self.split or usual
+        if split is None:
+            raise ValueError(f"no {purpose} split is known for version {self.version}: name one with --data.split")
+        return split

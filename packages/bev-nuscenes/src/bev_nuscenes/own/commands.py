@@ -131,8 +131,9 @@ def _kitti_camera(text: str) -> tuple[int, str]:
 def _ros(options: argparse.Namespace) -> int:
     frames = dict(map(_optical_frame, options.optical_frame))
     cameras = [_ros_camera(text, frames) for text in options.camera]
-    if frames:
-        raise DataError(f"--optical-frame names {', '.join(frames)}, which no --camera does")
+    unknown = frames.keys() - {camera.name for camera in cameras}
+    if unknown:
+        raise DataError(f"--optical-frame names {', '.join(sorted(unknown))}, which no --camera does")
     data = describe_ros(
         options.root,
         cameras,
@@ -146,12 +147,11 @@ def _ros(options: argparse.Namespace) -> int:
 
 
 def _ros_camera(text: str, frames: dict[str, str]) -> RosCamera:
-    """A camera; its entry is taken out of the optical frames."""
     name, _, rest = text.partition("=")
     info, _, folder = rest.rpartition(":")
     if not (name and info and folder):
         raise DataError(f"--camera needs NAME=INFO.yaml:FOLDER, such as front=front.yaml:images/front, got {text!r}")
-    return RosCamera(name=name, info=Path(info), folder=folder, frame=frames.pop(name, ""))
+    return RosCamera(name=name, info=Path(info), folder=folder, frame=frames.get(name, ""))
 
 
 def _optical_frame(text: str) -> tuple[str, str]:
